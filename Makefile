@@ -1,0 +1,53 @@
+# The two commands to begin with: `make demo` and `make test`. Each sets up what it needs in .venv.
+#
+#   make demo       a volume is made, read, checked against zarr-python, and pictured
+#   make test       every test that needs no GPU
+#   make check      test, lint, types, kernel compile gate, sanitizer build: what has to pass before a change lands
+#   make bench      tables beside other readers on this machine
+#   make test-gpu   the device suites on a CUDA machine, with the Python that is there (PYTHON=…)
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+WORKERS ?= auto
+export PYTHONDONTWRITEBYTECODE = 1
+
+.PHONY: demo test check lint types gates bench test-gpu clean
+.DELETE_ON_ERROR:
+
+# One stamp for each set of extras: it is made anew when pyproject.toml changes.
+$(VENV)/.%: pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "gpuzarr needs Python 3.11 or newer; set PYTHON=…")'
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "installing gpuzarr[$*] into $(VENV)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[$*]"
+	@touch $@
+
+demo: $(VENV)/.demo
+	@$(BIN)/gpuzarr demo --directory demo
+
+test: $(VENV)/.test
+	$(BIN)/python -m pytest -n $(WORKERS) -q -m "not gpu" --cov --cov-report=term $(ARGS)
+
+check: test lint types gates
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/.dev
+	$(BIN)/mypy
+
+gates: $(VENV)/.dev
+	$(BIN)/python -m tests.compile_gate
+	PYTHON=$(BIN)/python bash tests/sanitize.sh
+
+bench: $(VENV)/.bench
+	$(BIN)/python -m benchmarks.suites $(ARGS)
+
+# No environment is made here: a GPU machine may be offline.
+test-gpu:
+	$(PYTHON) -m tests.gpu $(ARGS)
+
+clean:
+	rm -rf $(VENV) demo build dist .pytest_cache .mypy_cache .ruff_cache .coverage*

@@ -1,0 +1,7 @@
+"""`python -m gpuzarr`: the command line."""
+
+import sys
+
+from gpuzarr.cli import main
+
+sys.exit(main())

@@ -1,0 +1,214 @@
+"""A handle on one array. It holds what was read of the metadata and hands everything else on; no arithmetic
+here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from gpuzarr import selection
+from gpuzarr.codecs.base import Codec
+from gpuzarr.device.choose import Place
+from gpuzarr.engine.explain import Explanation, explain
+from gpuzarr.engine.read import read
+from gpuzarr.engine.source import ReadStats, Source
+from gpuzarr.meta.dialect import read_attributes
+from gpuzarr.meta.model import ArrayMeta
+from gpuzarr.selection import Selection
+from gpuzarr.store.base import Store
+
+
+class Array:
+    """An array in a store, open for reading. `open` makes it.
+
+    `array[key]` reads what NumPy would select and gives a NumPy array (a CuPy array where `device` is a CUDA
+    device), in native byte order. Handles may be shared by threads. Shard indexes that were read are kept;
+    reopen an array that others have rewritten.
+    """
+
+    __slots__ = ("_attributes", "_device", "_source")
+
+    def __init__(self, store: Store, path: str, meta: ArrayMeta, device: Place) -> None:
+        self._source = Source.of(store, path, meta)
+        self._device = device
+        self._attributes: Mapping[str, Any] | None = None
+
+    @property
+    def store(self) -> Store:
+        """The store that holds the array."""
+        return self._source.store
+
+    @property
+    def path(self) -> str:
+        """The array's path in its store; empty at the root."""
+        return self._source.path
+
+    @property
+    def name(self) -> str:
+        """Store and path, as messages show them."""
+        return self._source.name
+
+    @property
+    def metadata(self) -> ArrayMeta:
+        """Everything that is known of the array, as one frozen value."""
+        return self._source.meta
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Elements along each dimension."""
+        return self.metadata.shape
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The type of results, in native byte order."""
+        return self.metadata.dtype
+
+    @property
+    def ndim(self) -> int:
+        """Number of dimensions."""
+        return len(self.shape)
+
+    @property
+    def size(self) -> int:
+        """Number of elements."""
+        return int(np.prod(self.shape, dtype=object)) if self.shape else 1
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all elements, decoded. Variable-length values count as one pointer each."""
+        return self.size * self.dtype.itemsize
+
+    @property
+    def chunks(self) -> tuple[int, ...] | tuple[tuple[int, ...], ...]:
+        """The shape of the chunks that are decoded one by one: inside shards, the inner ones. Where chunk
+        sizes differ, the sizes along each dimension."""
+        grid = self.metadata.chunk_grid
+        if grid.chunk_shape is not None:
+            return grid.chunk_shape
+        return tuple(tuple(axis.sizes(np.arange(axis.count)).tolist()) for axis in grid.axes)
+
+    @property
+    def shards(self) -> tuple[int, ...] | None:
+        """The shape of the shards, None without sharding."""
+        return self.metadata.grid.chunk_shape if self.metadata.levels else None
+
+    @property
+    def fill_value(self) -> Any:
+        """What elements of missing chunks are, as a NumPy scalar."""
+        return self.metadata.fill[()]
+
+    @property
+    def codecs(self) -> tuple[Codec, ...]:
+        """The codecs of the innermost chunks, in the order of encoding."""
+        return self.metadata.codecs
+
+    @property
+    def zarr_format(self) -> int:
+        """2 or 3."""
+        return self.metadata.zarr_format
+
+    @property
+    def device(self) -> str:
+        """Where results are: `cpu`, `cuda:0`, `sim`."""
+        return self._device.name
+
+    @property
+    def attrs(self) -> Mapping[str, Any]:
+        """The user's attributes. Those of Zarr v2 are read when they are first asked for."""
+        if self._attributes is None:
+            self._attributes = read_attributes(self.store, self.path, self.metadata)
+        return self._attributes
+
+    @property
+    def dimension_names(self) -> tuple[str | None, ...] | None:
+        """A name a dimension, where the metadata gives them; for v2, xarray's `_ARRAY_DIMENSIONS`."""
+        if self.zarr_format == 3:
+            return self.metadata.dimension_names
+        names = self.attrs.get("_ARRAY_DIMENSIONS")
+        fits = (
+            isinstance(names, list)
+            and len(names) == self.ndim
+            and all(isinstance(name, str) for name in names)
+        )
+        return tuple(names) if fits and names is not None else None
+
+    def __getitem__(self, key: Any) -> Any:
+        """What NumPy gives for the same key: integers, slices of any step, `...`, newaxis, boolean and
+        integer arrays."""
+        return self._scalar(self._read(selection.basic(key, self.shape)), key)
+
+    def read(self, key: Any = ..., out: Any = None, *, stats: ReadStats | None = None) -> Any:
+        """The elements at `key`, in `out` if one is given: an array of the result's shape, of any strides,
+        on this array's device. `stats` counts requests, bytes and chunks. Always an array, of no dimensions
+        for one element."""
+        return self._read(selection.basic(key, self.shape), out, stats)
+
+    @property
+    def oindex(self) -> Indexer:
+        """`oindex[key]`: every dimension is indexed by itself, by an integer, a slice, or a 1-d index
+        array."""
+        return Indexer(lambda key: self._read(selection.orthogonal(key, self.shape)))
+
+    @property
+    def vindex(self) -> Indexer:
+        """`vindex[key]`: index arrays select point by point; their dimensions come first in the result."""
+        return Indexer(lambda key: self._scalar(self._read(selection.coordinates(key, self.shape)), key))
+
+    @property
+    def blocks(self) -> Indexer:
+        """`blocks[key]`: whole chunks by their place in the grid; whole shards where there are shards."""
+        grid = self.metadata.grid
+        edges = [lambda i, axis=axis: axis.low(np.int64(i)) for axis in grid.axes]
+        return Indexer(lambda key: self._read(selection.blocks(key, self.shape, grid.shape, edges)))
+
+    def explain(self, key: Any = ...) -> Explanation:
+        """What reading `key` would do, without doing it: requests, bytes, chunks, and which stage runs
+        where and why. Only shard indexes are read. Print it."""
+        return explain(self._source, selection.basic(key, self.shape), self._device)
+
+    def _read(self, chosen: Selection, out: Any = None, stats: ReadStats | None = None) -> Any:
+        return read(self._source, chosen, out, stats or ReadStats(), self._device)
+
+    def _scalar(self, result: Any, key: Any) -> Any:
+        """NumPy gives a scalar, not an array of no dimensions, unless the key holds an ellipsis."""
+        whole = key if isinstance(key, tuple) else (key,)
+        if (
+            isinstance(result, np.ndarray)
+            and result.ndim == 0
+            and not any(item is Ellipsis for item in whole)
+        ):
+            return result[()]
+        return result
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray[Any, Any]:
+        """The whole array in host memory."""
+        if copy is False:
+            raise ValueError("a stored array cannot be had without a copy")
+        return np.asarray(
+            read(self._source, selection.basic(..., self.shape), None, ReadStats(), Place.cpu()), dtype
+        )
+
+    def __len__(self) -> int:
+        """Elements along the first dimension."""
+        if not self.shape:
+            raise TypeError("len() of an array of no dimensions")
+        return self.shape[0]
+
+    def __repr__(self) -> str:
+        shards = f", shards={self.shards}" if self.shards else ""
+        cut = f"chunks={self.chunks}{shards}"
+        return f"<gpuzarr.Array {self.name} {self.shape} {self.dtype} {cut} on {self.device}>"
+
+
+class Indexer:
+    """Something that is indexed: `array.oindex[...]`."""
+
+    __slots__ = ("_get",)
+
+    def __init__(self, get: Callable[[Any], Any]) -> None:
+        self._get = get
+
+    def __getitem__(self, key: Any) -> Any:
+        return self._get(key)

@@ -1,0 +1,1 @@
+"""Codecs, one a file. They turn stored bytes into chunks and back, and know nothing of arrays, keys or stores."""

@@ -1,0 +1,173 @@
+"""What a codec is: one step between a chunk and its stored bytes.
+
+    array codecs       array -> array     transpose, delta, cast_value
+    serializers        array -> bytes     bytes, vlen-utf8, zfpy
+    bytes codecs       bytes -> bytes     blosc, gzip, crc32c
+
+A codec is a frozen dataclass whose fields are its configuration. It knows one chunk at a time on the host and
+N chunks at a time on a device; it knows nothing of arrays, keys or stores. Where it needs to know what it
+decodes *to*, it is told by a ChunkSpec. Values on the host are buffers or ndarrays, and either may stand for
+the other: `as_bytes` and `as_array` reinterpret without copying, so codecs that work on typed values may
+stand anywhere in a Zarr v2 filter list.
+
+The host form is the specification: a device form returns the same bytes for the same input, always.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from math import prod
+from typing import Any, ClassVar, Literal, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gpuzarr import config
+from gpuzarr.device.base import DeviceBuffer, Lane
+from gpuzarr.errors import ChunkError, LimitError, MetadataError
+
+Buffer = bytes | bytearray | memoryview | NDArray[Any]
+"""C-contiguous bytes, or an array of typed values that are stored as such."""
+
+Kind = Literal["array", "serializer", "bytes"]
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkSpec:
+    """What one chunk is at one point of a chain."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    """With its byte order. Objects (`O`, `T`) have no bytes: only serializers turn them into some."""
+    nbytes: int | None
+    """None: only the stream knows."""
+
+    @classmethod
+    def of(cls, shape: tuple[int, ...], dtype: np.dtype[Any]) -> ChunkSpec:
+        """An array chunk. `nbytes` follows from shape and dtype, unless the values are objects."""
+        return cls(shape, dtype, None if dtype.kind in "OT" else prod(shape) * dtype.itemsize)
+
+    def opaque(self, nbytes: int | None) -> ChunkSpec:
+        """Bytes that are no longer typed values."""
+        return ChunkSpec((), np.dtype("u1"), nbytes)
+
+    def typed(self, dtype: np.dtype[Any]) -> ChunkSpec:
+        """The same number of elements, of another type."""
+        items = prod(self.shape) if self.shape or self.nbytes == self.dtype.itemsize else None
+        if items is None and self.nbytes is not None:
+            items = self.nbytes // max(self.dtype.itemsize, 1)
+        return replace(self, dtype=dtype, nbytes=None if items is None else items * dtype.itemsize)
+
+    @property
+    def limit(self) -> int:
+        """The most bytes that decoding to this may produce."""
+        return config.current().max_chunk_nbytes if self.nbytes is None else self.nbytes
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """N byte strings in one device arena. `offset` and `nbytes` are int64[n], in host memory."""
+
+    data: DeviceBuffer
+    offset: NDArray[np.int64]
+    nbytes: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.offset)
+
+
+def even(data: DeviceBuffer, nbytes: int, count: int) -> Batch:
+    """`count` strings of `nbytes` bytes, one behind the other."""
+    return Batch(data, np.arange(count, dtype=np.int64) * nbytes, np.full(count, nbytes, np.int64))
+
+
+@dataclass(frozen=True, slots=True)
+class Codec:
+    """The contract. Subclasses are frozen dataclasses, registered by `registry.codec`."""
+
+    kind: ClassVar[Kind] = "bytes"
+    elementwise: ClassVar[bool] = False
+    """Array codecs: each value is encoded by itself, so encoding commutes with cutting a chunk into smaller
+    ones."""
+    name: ClassVar[str] = ""
+    """The registered name; set by `registry.codec`."""
+
+    @classmethod
+    def from_config(cls, configuration: Mapping[str, Any]) -> Self:
+        """A codec from its configuration in a metadata document. An unknown or missing option is a
+        MetadataError."""
+        known = {field.name for field in fields(cls)}
+        unknown = configuration.keys() - known
+        if unknown:
+            raise MetadataError(f"unknown option {', '.join(sorted(unknown))}", codec=cls.name)
+        try:
+            return cls(**configuration)
+        except MetadataError:
+            raise
+        except (TypeError, ValueError) as error:
+            raise MetadataError(f"bad configuration: {error}", codec=cls.name) from error
+
+    def to_config(self) -> dict[str, Any]:
+        """The configuration as a metadata document holds it."""
+        return {field.name: getattr(self, field.name) for field in fields(self)}
+
+    def encoded(self, decoded: ChunkSpec) -> ChunkSpec:
+        """What encoding makes of `decoded`. A chunk that this codec cannot take is a MetadataError."""
+        return decoded.opaque(None)
+
+    def decode(self, chunk: Buffer, decoded: ChunkSpec, out: NDArray[np.uint8] | None = None) -> Buffer:
+        """One encoded chunk, decoded. `out`, where given, has exactly `decoded.nbytes` bytes and may be
+        decoded into and returned. Bytes that are not what `decoded` promises are a ChunkError; never more
+        than `decoded.limit` bytes are produced."""
+        raise NotImplementedError
+
+    def encode(self, chunk: Buffer, decoded: ChunkSpec) -> Buffer:
+        """One decoded chunk, encoded."""
+        raise NotImplementedError
+
+    def host_only(self, decoded: ChunkSpec) -> str | None:
+        """Why `decoded` has no device form, in a few words; None if `decode_batch` takes it."""
+        return "no device form"
+
+    def decode_batch(self, batch: Batch, decoded: ChunkSpec, lane: Lane) -> Batch:
+        """N encoded chunks in device memory, decoded. Every chunk decodes to the same `decoded`."""
+        raise NotImplementedError
+
+
+def as_bytes(chunk: Buffer) -> NDArray[np.uint8]:
+    """The bytes of a chunk as a flat array, without copying what is contiguous."""
+    if isinstance(chunk, np.ndarray):
+        return np.ascontiguousarray(chunk).reshape(-1).view(np.uint8)
+    return np.frombuffer(chunk, np.uint8)
+
+
+def as_array(chunk: Buffer, spec: ChunkSpec) -> NDArray[Any]:
+    """A chunk as the typed values that `spec` promises, without copying. A wrong size is a ChunkError."""
+    if spec.dtype.kind in "OT":
+        if isinstance(chunk, np.ndarray) and chunk.size == prod(spec.shape):
+            return chunk.reshape(spec.shape)
+        raise ChunkError(f"expected {prod(spec.shape)} values")
+    flat = as_bytes(chunk)
+    if spec.nbytes is None:
+        if flat.nbytes % spec.dtype.itemsize:
+            raise ChunkError(f"{flat.nbytes} bytes are not a whole number of {spec.dtype} values")
+        return flat.view(spec.dtype)
+    check_size(flat.nbytes, spec)
+    if spec.dtype.itemsize == 0:
+        return np.zeros(spec.shape, spec.dtype)
+    return flat.view(spec.dtype).reshape(
+        spec.shape if prod(spec.shape) * spec.dtype.itemsize == spec.nbytes else -1
+    )
+
+
+def check_size(nbytes: int, spec: ChunkSpec) -> None:
+    """Raise unless `nbytes` is what `spec` promises."""
+    if spec.nbytes is None:
+        if nbytes > spec.limit:
+            raise LimitError(
+                f"decodes to {nbytes} bytes, more than {spec.limit}",
+                hint="raise max_chunk_nbytes if it is meant",
+            )
+    elif nbytes != spec.nbytes:
+        raise ChunkError(f"decodes to {nbytes} bytes where the metadata promises {spec.nbytes}")

@@ -1,0 +1,56 @@
+"""One LZ4 block behind its plain size, a little-endian int32 (numcodecs `lz4`; the LZ4 block format)."""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from numcodecs import lz4
+from numpy.typing import NDArray
+
+from gpuzarr.codecs.base import Buffer, ChunkSpec, Codec, as_bytes, check_size
+from gpuzarr.codecs.registry import codec
+from gpuzarr.errors import ArgumentError, ChunkError, MetadataError
+
+MAX_NBYTES: Final = 0x7E000000
+
+_INT32: Final = struct.Struct("<i")
+
+
+@codec("numcodecs.lz4", "lz4", v2="lz4")
+@dataclass(frozen=True, slots=True)
+class LZ4(Codec):
+    """The larger `acceleration`, the faster and the larger the result; less than 1 means 1."""
+
+    acceleration: int = 1
+
+    def __post_init__(self) -> None:
+        if type(self.acceleration) is not int or abs(self.acceleration) >= 2**31:
+            raise MetadataError(f"acceleration {self.acceleration!r} is not an int32", codec="lz4")
+
+    def decode(self, chunk: Buffer, decoded: ChunkSpec, out: NDArray[np.uint8] | None = None) -> Buffer:
+        """Straight into `out`. Empty content is an error, as in numcodecs."""
+        stored = as_bytes(chunk)
+        if stored.nbytes < 5:
+            raise ChunkError(f"{stored.nbytes} bytes cannot hold a size and an LZ4 block")
+        nbytes = _INT32.unpack_from(stored)[0]
+        if nbytes <= 0:
+            raise ChunkError(f"an LZ4 block of {nbytes} bytes")
+        check_size(nbytes, decoded)
+        try:
+            plain: Buffer = lz4.decompress(stored, out)
+        except (RuntimeError, ValueError) as error:
+            raise ChunkError(f"not {nbytes} bytes in an LZ4 block: {error}") from error
+        return plain
+
+    def encode(self, chunk: Buffer, decoded: ChunkSpec) -> Buffer:
+        """The size and one block."""
+        plain = as_bytes(chunk)
+        if plain.nbytes > MAX_NBYTES:
+            raise ArgumentError(
+                f"LZ4 cannot hold {plain.nbytes} bytes in one chunk", hint="use smaller chunks"
+            )
+        stored: Buffer = lz4.compress(plain, self.acceleration)
+        return stored

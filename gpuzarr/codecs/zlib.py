@@ -1,0 +1,43 @@
+"""Deflate in a zlib wrapper, with an Adler-32 at its end (RFC 1950; numcodecs `zlib`)."""
+
+from __future__ import annotations
+
+import zlib
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gpuzarr.codecs.base import Buffer, ChunkSpec, Codec, as_bytes, check_size
+from gpuzarr.codecs.registry import codec
+from gpuzarr.errors import ChunkError
+
+
+@codec("numcodecs.zlib", "zlib", v2="zlib")
+@dataclass(frozen=True, slots=True)
+class Zlib(Codec):
+    """`level` is 0 to 9; -1 is zlib's own default."""
+
+    level: int = 1
+
+    def decode(self, chunk: Buffer, decoded: ChunkSpec, out: NDArray[np.uint8] | None = None) -> Buffer:
+        """Inflate no further than one byte past what is expected, then require the stream's end."""
+        return inflate(as_bytes(chunk), decoded, zlib.MAX_WBITS)
+
+    def encode(self, chunk: Buffer, decoded: ChunkSpec) -> Buffer:
+        """One stream."""
+        return zlib.compress(as_bytes(chunk), self.level)
+
+
+def inflate(stored: NDArray[np.uint8], decoded: ChunkSpec, wbits: int) -> bytes:
+    """One deflate stream in the wrapper that `wbits` names. Its checksum is verified when its end is
+    reached."""
+    stream = zlib.decompressobj(wbits)
+    try:
+        plain = stream.decompress(stored, decoded.limit + 1)
+    except zlib.error as error:
+        raise ChunkError(f"not a whole deflate stream: {error}") from error
+    check_size(len(plain), decoded)
+    if not stream.eof:
+        raise ChunkError("the deflate stream ends early")
+    return plain

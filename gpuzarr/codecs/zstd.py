@@ -1,0 +1,154 @@
+"""Zstandard frames (Zarr v3 codec `zstd`; numcodecs `zstd`; RFC 8878).
+
+A chunk is one frame or more, skippable ones among them. What a frame's header says it decodes to is believed
+only after it was compared with what the metadata promises, or, where they promise nothing, with what the
+frame's blocks can hold."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final, NamedTuple
+
+import numpy as np
+from numcodecs import zstd
+from numpy.typing import NDArray
+
+from gpuzarr.codecs.base import Buffer, ChunkSpec, Codec, as_bytes, check_size
+from gpuzarr.codecs.registry import codec
+from gpuzarr.errors import ChunkError, LimitError, MetadataError
+
+MAGIC: Final = 0xFD2FB528
+SKIPPABLE: Final = 0x184D2A50  # the last four bits are free
+MAX_BLOCK: Final = 128 << 10
+
+_MAGIC_AND_DESCRIPTOR: Final = struct.Struct("<IB")
+_UINT32: Final = struct.Struct("<I")
+_MAGIC_BYTES: Final = MAGIC.to_bytes(4, "little")
+
+
+class Frame(NamedTuple):
+    """One frame. `content` is what its header says it decodes to, None where it does not say."""
+
+    start: int
+    nbytes: int
+    content: int | None
+    bound: int
+    """It cannot decode to more."""
+    checksum: bool
+
+
+def _header(stored: memoryview, start: int) -> tuple[int | None, int, int, bool]:
+    """The content size, the most that a block holds, where the blocks begin, and whether a checksum follows
+    them."""
+    if start + 5 > len(stored):
+        raise ChunkError("the zstd frame header ends early")
+    magic, descriptor = _MAGIC_AND_DESCRIPTOR.unpack_from(stored, start)
+    if magic != MAGIC or descriptor & 0x08:
+        raise ChunkError(f"no zstd frame at byte {start}")
+    single = descriptor >> 5 & 1
+    width = (single, 2, 4, 8)[descriptor >> 6]
+    at = start + 5 + (not single) + (0, 1, 2, 4)[descriptor & 3]
+    blocks = at + width
+    if blocks > len(stored):
+        raise ChunkError("the zstd frame header ends early")
+    content = int.from_bytes(stored[at:blocks], "little") + (256 if width == 2 else 0) if width else None
+    if single:
+        window = content or 0
+    else:
+        mantissa, exponent = stored[start + 5] & 7, stored[start + 5] >> 3
+        window = (8 + mantissa) << (7 + exponent)
+    return content, min(window, MAX_BLOCK), blocks, bool(descriptor & 4)
+
+
+def frames(chunk: Buffer, limit: int | None = None) -> Iterator[Frame]:
+    """The frames of a chunk, found by walking their blocks. Skippable frames have no content. A frame that
+    ends early, or that claims more than its blocks can hold, is a ChunkError. Frames that may decode to more
+    than `limit` together are a LimitError."""
+    stored = as_bytes(chunk).data
+    start = total = 0
+    while start < len(stored):
+        if start + 8 <= len(stored) and _UINT32.unpack_from(stored, start)[0] & ~15 == SKIPPABLE:
+            end = start + 8 + _UINT32.unpack_from(stored, start + 4)[0]
+            if end > len(stored):
+                raise ChunkError("a skippable zstd frame ends early")
+            yield Frame(start, end - start, 0, 0, False)
+            start = end
+            continue
+        content, block, end, checksum = _header(stored, start)
+        most = None if limit is None else limit - total
+        bound, last = 0, 0
+        while not last:
+            head = int.from_bytes(stored[end : end + 3], "little")
+            last, kind, size = head & 1, head >> 1 & 3, head >> 3
+            end += 3 + (1 if kind == 1 else size)
+            if end > len(stored):
+                raise ChunkError("a zstd frame ends early")
+            bound += block if kind == 2 else size
+            if most is not None and content is None and bound > most:
+                break
+        if content is not None and content > bound:
+            raise ChunkError(f"a zstd frame claims {content} bytes and can hold {bound}")
+        bound = bound if content is None else content
+        if most is not None and bound > most:
+            raise LimitError(
+                f"may decode to more than {limit} bytes", hint="raise max_chunk_nbytes if it is meant"
+            )
+        end += 4 if checksum else 0
+        if end > len(stored):
+            raise ChunkError("a zstd frame ends early")
+        yield Frame(start, end - start, content, bound, checksum)
+        total += bound
+        start = end
+
+
+def content_size(chunk: Buffer, limit: int | None = None) -> int | None:
+    """What all frames together say they decode to; None if one of them does not say."""
+    total: int | None = 0
+    for frame in frames(chunk, limit):
+        total = None if total is None or frame.content is None else total + frame.content
+    return total
+
+
+@codec("zstd", "numcodecs.zstd", v2="zstd")
+@dataclass(frozen=True, slots=True)
+class Zstd(Codec):
+    """`level` is -131072 to 22, 0 being zstd's own default; `checksum` stores the content's XXH64."""
+
+    level: int = 0
+    checksum: bool = False
+
+    def __post_init__(self) -> None:
+        if type(self.level) is not int or not -131072 <= self.level <= 22:
+            raise MetadataError(f"level {self.level!r} is not -131072 to 22", codec="zstd")
+        if type(self.checksum) is not bool:
+            raise MetadataError(f"checksum {self.checksum!r} is neither true nor false", codec="zstd")
+
+    def decode(self, chunk: Buffer, decoded: ChunkSpec, out: NDArray[np.uint8] | None = None) -> Buffer:
+        """Straight into `out`, in one pass where the size is known. Empty content is an error, as in
+        numcodecs."""
+        stored = as_bytes(chunk)
+        known = decoded.nbytes is not None
+        if not known or _first_content(stored.data) != decoded.nbytes:
+            size = content_size(stored, None if known else decoded.limit)
+            if size is not None:
+                check_size(size, decoded)
+        if known and out is None:
+            # Not left to numcodecs: frames that say no size decode to exactly this or not at all.
+            out = np.empty(decoded.limit, np.uint8)
+        try:
+            plain: Buffer = zstd.decompress(stored, out)
+        except (RuntimeError, ValueError) as error:
+            raise ChunkError(f"damaged zstd frames: {error}") from error
+        return plain
+
+    def encode(self, chunk: Buffer, decoded: ChunkSpec) -> Buffer:
+        """One frame that says its size."""
+        stored: Buffer = zstd.compress(as_bytes(chunk), self.level, self.checksum)
+        return stored
+
+
+def _first_content(stored: memoryview) -> int | None:
+    """What the first frame says it decodes to; None if it does not say or is skippable."""
+    return _header(stored, 0)[0] if stored[:4] == _MAGIC_BYTES else None

@@ -1,0 +1,100 @@
+"""One frozen Config, and the only reader of environment variables.
+
+A setting comes from `configure(...)`, else from `GPUZARR_<NAME>`, else from the default here.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+from gpuzarr.errors import ArgumentError
+
+KiB, MiB, GiB = 1 << 10, 1 << 20, 1 << 30
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """Settings of this process. Sizes are bytes."""
+
+    device: str = "auto"
+    """What `device="auto"` means: `auto` (CUDA where it works, else the CPU), `cpu`, `cuda`, `cuda:N`,
+    `sim`."""
+    threads: int = field(default_factory=_cores)
+    """Worker threads of the host engine."""
+    bundle_nbytes: int = 4 * MiB
+    """Decoded bytes that one worker takes at a time."""
+    coalesce_gap: int = 64 * KiB
+    """Two byte ranges of one object this near are fetched in one request."""
+    request_nbytes: int = 4 * MiB
+    """Coalesced requests grow no larger than this."""
+    wave_nbytes: int = 256 * MiB
+    """Device memory that the encoded and decoded chunks of one wave may take, scratch included."""
+    index_cache_nbytes: int = 64 * MiB
+    """Decoded shard indexes kept by each array handle."""
+    max_chunk_nbytes: int = 4 * GiB
+    """A chunk that decodes to more is refused."""
+    max_document_nbytes: int = 64 * MiB
+    """A metadata document larger than this is refused."""
+    cache_dir: str = str(Path.home() / ".cache" / "gpuzarr")
+    """Where compiled kernels are kept."""
+
+
+def _from_environment() -> Config:
+    found: dict[str, Any] = {}
+    for setting in fields(Config):
+        text = os.environ.get(f"GPUZARR_{setting.name.upper()}")
+        if text:
+            try:
+                found[setting.name] = int(text) if setting.type == "int" else text
+            except ValueError:
+                raise ArgumentError(
+                    f"GPUZARR_{setting.name.upper()}={text!r} is not a whole number"
+                ) from None
+    return _checked(Config(**found))
+
+
+def _checked(config: Config) -> Config:
+    for setting in fields(Config):
+        value = getattr(config, setting.name)
+        least = 0 if setting.name == "coalesce_gap" else 1
+        if setting.type == "int" and (not isinstance(value, int) or value < least):
+            raise ArgumentError(f"{setting.name}={value!r} is not a whole number of at least {least}")
+    return config
+
+
+_current = _from_environment()
+
+
+def current() -> Config:
+    """The settings in force."""
+    return _current
+
+
+def configure(**changes: Any) -> Config:
+    """Change settings of this process; returns the settings that were in force before."""
+    global _current
+    unknown = changes.keys() - {setting.name for setting in fields(Config)}
+    if unknown:
+        raise ArgumentError(f"no setting called {', '.join(sorted(unknown))}", hint="see gpuzarr.Config")
+    before, _current = _current, _checked(replace(_current, **changes))
+    return before
+
+
+@contextmanager
+def configured(**changes: Any) -> Iterator[Config]:
+    """Change settings for the length of a `with` block."""
+    global _current
+    before = configure(**changes)
+    try:
+        yield _current
+    finally:
+        _current = before

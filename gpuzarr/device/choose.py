@@ -1,0 +1,37 @@
+"""Which device a name means. `auto` is decided here, once an array is opened."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from gpuzarr import config
+from gpuzarr.device.base import Device
+from gpuzarr.errors import ArgumentError, DeviceError
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where results are. No device: host memory, as NumPy arrays."""
+
+    name: str
+    device: Device | None
+
+    @classmethod
+    def cpu(cls) -> Place:
+        """Host memory."""
+        return cls("cpu", None)
+
+
+def choose(name: str) -> Place:
+    """The place called `name`: `auto`, `cpu`, `cuda`, `cuda:N`, `sim` with an optional thread order."""
+    if name == "auto":
+        name = config.current().device
+    if name in ("auto", "cpu"):
+        return Place.cpu()
+    if name == "sim" or name.startswith("sim:"):
+        from gpuzarr.device.sim import SimDevice
+
+        return Place(name, SimDevice.named(name))
+    if name == "cuda" or name.startswith("cuda:"):
+        raise DeviceError("this version has no CUDA device yet", hint='use device="cpu", or "sim" in tests')
+    raise ArgumentError(f"no device is called {name!r}", hint="use auto, cpu, cuda, cuda:N or sim")

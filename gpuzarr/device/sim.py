@@ -1,0 +1,400 @@
+"""A device without a GPU: the very same kernel sources, compiled by a C++ compiler. For tests, not for speed.
+
+It is stricter than a GPU, so that what passes here has no excuse there:
+
+    nothing runs before `synchronize`      a result read too early, or a source changed too early, is garbage
+    memory is never zero                   what is read without being written is 0xA5
+    red zones round every allocation       a write outside is a DeviceError at the next `synchronize`
+    four thread orders                     `sim`, `sim:reversed`, `sim:shuffled1`, `sim:shuffled2`
+    SimArray cannot be indexed             a hidden transfer is a TypeError
+    counters                               launches, transfers and memory, for tests to assert
+
+One launch runs at a time in a process, because `__shared__` memory is static.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import threading
+import weakref
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from math import prod
+from typing import Any, NoReturn
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gpuzarr.device import catalogue, sim_library
+from gpuzarr.device.base import Bytes1D, DeviceBuffer
+from gpuzarr.device.catalogue import Kernel
+from gpuzarr.errors import ArgumentError, DeviceError
+
+ORDERS = {"sim": 0, "sim:reversed": 1, "sim:shuffled1": 2, "sim:shuffled2": 3}
+"""Device names, and the thread order of kernels/host/shim.cpp that each stands for."""
+
+GARBAGE, RED, ZONE, ALIGNMENT = 0xA5, 0xFD, 64, 256
+_RED_ZONE = bytes([RED]) * ZONE
+_running = threading.Lock()
+
+
+@dataclass(slots=True)
+class Counters:
+    """What a device was asked to do since the counters were new. Sizes are bytes."""
+
+    launches: int = 0
+    uploads: int = 0
+    upload_nbytes: int = 0
+    downloads: int = 0
+    download_nbytes: int = 0
+    synchronizes: int = 0
+    arena_peak: int = 0
+    """The most that the arena of one lane held."""
+    kernels: list[str] = field(default_factory=list)
+    """The names of the launches, in order."""
+
+
+class Allocation:
+    """Device memory between two red zones."""
+
+    __slots__ = ("__weakref__", "label", "live", "nbytes", "raw", "start")
+
+    def __init__(self, nbytes: int, label: str) -> None:
+        if nbytes < 0:
+            raise DeviceError(f"{label}: {nbytes} bytes of device memory")
+        # At least a page half: NumPy keeps smaller blocks for itself, and with them what is poisoned.
+        self.raw: Bytes1D = np.empty(max(ZONE + ALIGNMENT + nbytes + ZONE, 2048), np.uint8)
+        self.start = ZONE + -(self.raw.ctypes.data + ZONE) % ALIGNMENT
+        self.nbytes, self.label, self.live = nbytes, label, True
+        self.bytes()[:] = GARBAGE
+        for zone in self.zones():
+            zone[:] = RED
+        if sim_library.sanitizing():
+            for zone in (self.raw[: self.start], self.raw[self.start + nbytes :]):
+                sim_library.poison(zone.ctypes.data, zone.nbytes)
+
+    def bytes(self) -> Bytes1D:
+        """What lies between the red zones."""
+        return self.raw[self.start : self.start + self.nbytes]
+
+    def zones(self) -> tuple[Bytes1D, Bytes1D]:
+        """The red zones before and after."""
+        end = self.start + self.nbytes
+        return self.raw[self.start - ZONE : self.start], self.raw[end : end + ZONE]
+
+    def damage(self) -> str | None:
+        """Which red zone was written."""
+        # AddressSanitizer, where it runs, has ended the process before this is asked, and forbids looking.
+        if sim_library.sanitizing():
+            return None
+        before, after = self.zones()
+        if after.tobytes() != _RED_ZONE:
+            return "after the end"
+        return "before the start" if before.tobytes() != _RED_ZONE else None
+
+
+@dataclass(frozen=True, slots=True)
+class SimBuffer:
+    """A range of an allocation."""
+
+    memory: Allocation
+    offset: int
+    nbytes: int
+
+    def part(self, offset: int, nbytes: int) -> SimBuffer:
+        """See DeviceBuffer."""
+        if not 0 <= offset <= offset + nbytes <= self.nbytes:
+            raise DeviceError(f"bytes {offset} to {offset + nbytes} of a buffer of {self.nbytes}")
+        return SimBuffer(self.memory, self.offset + offset, nbytes)
+
+    def bytes(self) -> Bytes1D:
+        """The memory itself, as only this module may see it."""
+        if not self.memory.live:
+            raise DeviceError(f"{self.memory.label} is used after it was given back by reset")
+        return self.memory.bytes()[self.offset : self.offset + self.nbytes]
+
+
+class SimLane:
+    """See `device.base.Lane`. What is asked for is queued, and runs at `synchronize`."""
+
+    def __init__(self, device: SimDevice) -> None:
+        self._device = device
+        self._queue: list[Callable[[], None]] = []
+        self._arena: list[Allocation] = []
+        self._used = 0
+        self._staging: list[Bytes1D] = []
+        self._faults: list[tuple[SimBuffer, str, str]] = []
+        self._recent: list[str] = []
+        """Kernels that ran since the red zones were last seen intact."""
+
+    def _allocate(self, nbytes: int, what: str) -> SimBuffer:
+        memory = Allocation(nbytes, f"{what} (arena #{len(self._arena)}, {nbytes} bytes)")
+        self._arena.append(memory)
+        self._used += -(-nbytes // ALIGNMENT) * ALIGNMENT
+        counters = self._device.counters
+        counters.arena_peak = max(counters.arena_peak, self._used)
+        return SimBuffer(memory, 0, nbytes)
+
+    @property
+    def nbytes(self) -> int:
+        """See `device.base.Lane`."""
+        return self._used
+
+    def empty(self, nbytes: int) -> DeviceBuffer:
+        """Garbage between red zones."""
+        return self._allocate(nbytes, "empty")
+
+    def staging(self, nbytes: int) -> Bytes1D:
+        """Garbage, and garbage again after `reset`."""
+        self._staging.append(np.full(nbytes, GARBAGE, np.uint8))
+        return self._staging[-1]
+
+    def upload(self, source: NDArray[Any]) -> DeviceBuffer:
+        """The bytes that `source` holds at `synchronize`."""
+        return self._upload(source, "upload")
+
+    def _upload(self, source: NDArray[Any], what: str) -> SimBuffer:
+        if not isinstance(source, np.ndarray) or not source.flags.c_contiguous or source.dtype.hasobject:
+            raise DeviceError(f"{what}: not a C-contiguous host array of plain values")
+        target = self._allocate(source.nbytes, what)
+        if source.nbytes:
+            self._queue.append(partial(np.copyto, target.bytes(), source.reshape(-1).view(np.uint8)))
+        self._device.count(uploads=1, upload_nbytes=source.nbytes)
+        return target
+
+    def download(self, source: DeviceBuffer, into: Bytes1D) -> None:
+        """`into` is garbage until `synchronize`."""
+        given = _buffer(source, "download")
+        if into.dtype != np.uint8 or into.shape != (given.nbytes,) or not into.flags.c_contiguous:
+            raise DeviceError(f"download of {given.nbytes} bytes into {into.dtype}{list(into.shape)}")
+        into[:] = GARBAGE
+        self._queue.append(partial(np.copyto, into, given.bytes()))
+        self._device.count(downloads=1, download_nbytes=given.nbytes)
+
+    def launch(self, kernel: str, blocks: int, threads: int, /, **params: Any) -> None:
+        """No blocks: nothing runs, but the parameters are checked all the same."""
+        found = catalogue.kernel(kernel)
+        catalogue.check(found, params)
+        if not (0 <= blocks < 1 << 31 and 1 <= threads <= 1024):
+            raise DeviceError(f"{kernel} on {blocks} blocks of {threads} threads")
+        arguments: list[NDArray[Any]] = []
+        held: list[Bytes1D] = []
+        for param in found.params:
+            value = params[param.name]
+            if param.pointer:
+                if isinstance(value, np.ndarray):
+                    value = self._upload(value, f"{kernel}({param.name})")
+                memory = _buffer(value, kernel).bytes()
+                if memory.ctypes.data % param.dtype.itemsize:
+                    raise DeviceError(f"{kernel}: {param.spelling} {param.name} is not aligned")
+                arguments.append(np.array(memory.ctypes.data, np.uintp))
+                held.append(memory)
+            else:
+                arguments.append(np.array(value, param.dtype))
+        self._device.count(launches=1)
+        self._device.counters.kernels.append(kernel)
+        if blocks:
+            self._queue.append(partial(self._run, found, blocks, threads, arguments, held))
+
+    def _run(
+        self, kernel: Kernel, blocks: int, threads: int, arguments: list[NDArray[Any]], held: list[Bytes1D]
+    ) -> None:
+        """`held` is the memory that arguments point to: a result array may be gone before its launch runs."""
+        launcher = sim_library.launcher(kernel)
+        places = (ctypes.c_void_p * len(arguments))(*(argument.ctypes.data for argument in arguments))
+        report = ctypes.create_string_buffer(1024)
+        self._recent.append(kernel.name)
+        with _running:
+            failed = launcher(places, blocks, threads, self._device.order, report, len(report))
+        if failed:
+            raise DeviceError(f"{kernel.name}: {report.value.decode(errors='replace')}")
+
+    def faults(self, count: int, codec: str, meaning: str) -> DeviceBuffer:
+        """See `device.base.Lane`."""
+        buffer = self._allocate(4 * count, f"faults of {codec}")
+        buffer.bytes()[:] = 0
+        self._faults.append((buffer, codec, meaning))
+        return buffer
+
+    def take_faults(self) -> tuple[int, str, str] | None:
+        """See `device.base.Lane`."""
+        self._require_idle("take_faults")
+        for buffer, codec, meaning in self._faults:
+            (chunks,) = buffer.bytes().view(np.int32).nonzero()
+            if len(chunks):
+                return int(chunks[0]), codec, meaning
+        return None
+
+    def synchronize(self) -> None:
+        """Run what is queued, then look at the red zones."""
+        self._device.count(synchronizes=1)
+        queue, self._queue = self._queue, []
+        for work in queue:
+            work()
+        self._check()
+
+    def reset(self) -> None:
+        """Arena and staging memory are garbage from here on, and using the arena's is an error."""
+        self._require_idle("reset")
+        self._check()
+        for memory in self._arena:
+            memory.live = False
+        for staged in self._staging:
+            staged[:] = GARBAGE
+        self._arena, self._staging, self._faults, self._used = [], [], [], 0
+
+    def _require_idle(self, asked: str) -> None:
+        if self._queue:
+            raise DeviceError(f"{asked} before synchronize")
+
+    def _check(self) -> None:
+        recent, self._recent = self._recent, []
+        for memory in (*self._arena, *self._device.arrays()):
+            damage = memory.damage()
+            if damage:
+                suspects = ", ".join(recent) or "a kernel of another lane"
+                raise DeviceError(f"{memory.label} was written {damage} by one of: {suspects}")
+
+
+class SimDevice:
+    """See `device.base.Device`. `counters` may be replaced by fresh ones at any time."""
+
+    def __init__(self, name: str) -> None:
+        if name not in ORDERS:
+            raise ArgumentError(f"no device is called {name!r}", hint=f"use {', '.join(ORDERS)}")
+        self.name, self.order = name, ORDERS[name]
+        self.counters = Counters()
+        self._lock = threading.Lock()
+        self._arrays: weakref.WeakSet[Allocation] = weakref.WeakSet()
+
+    @classmethod
+    def named(cls, name: str) -> SimDevice:
+        """The one device of that name in this process."""
+        with _naming:
+            if name not in _devices:
+                _devices[name] = cls(name)
+            return _devices[name]
+
+    def count(self, **more: int) -> None:
+        """Add to counters, from any thread."""
+        with self._lock:
+            for name, number in more.items():
+                setattr(self.counters, name, getattr(self.counters, name) + number)
+
+    def arrays(self) -> list[Allocation]:
+        """The memory of every array that is still in use."""
+        with self._lock:
+            return list(self._arrays)
+
+    def lane(self) -> SimLane:
+        """A fresh lane."""
+        return SimLane(self)
+
+    def empty_array(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> SimArray:
+        """Garbage between red zones, until the last array that shares it is gone."""
+        if dtype.hasobject:
+            raise DeviceError(f"{dtype} values cannot lie in device memory")
+        nbytes = prod(shape) * dtype.itemsize
+        memory = Allocation(nbytes, f"array {dtype}{list(shape)}")
+        with self._lock:
+            self._arrays.add(memory)
+        strides = _c_strides(shape, dtype.itemsize)
+        return SimArray(self, SimBuffer(memory, 0, nbytes), 0, shape, strides, dtype)
+
+    def array(self, host: NDArray[Any]) -> SimArray:
+        """A copy of a host array: what `cupy.asarray` is to CUDA."""
+        made = self.empty_array(host.shape, host.dtype)
+        made.buffer.bytes()[:] = np.ascontiguousarray(host).reshape(-1).view(np.uint8)
+        return made
+
+    def memory(self, array: Any) -> tuple[DeviceBuffer, int, tuple[int, ...]]:
+        """See `device.base.Device`."""
+        if not self.owns(array):
+            raise DeviceError(f"{type(array).__name__} does not lie on {self.name}")
+        return array.buffer, array.offset, array.strides
+
+    def owns(self, array: object) -> bool:
+        """See `device.base.Device`."""
+        return isinstance(array, SimArray) and array.device is self
+
+
+_naming = threading.Lock()
+_devices: dict[str, SimDevice] = {}
+
+
+def _buffer(value: DeviceBuffer, where: str) -> SimBuffer:
+    if not isinstance(value, SimBuffer):
+        raise DeviceError(f"{where}: a {type(value).__name__} is no memory of device sim")
+    return value
+
+
+def _c_strides(shape: tuple[int, ...], itemsize: int) -> tuple[int, ...]:
+    return tuple(prod(shape[axis + 1 :]) * itemsize for axis in range(len(shape)))
+
+
+def _refuse(self: Any, *args: Any, **kwargs: Any) -> NoReturn:
+    raise TypeError("a SimArray is device memory: on a GPU this is a hidden transfer; call .get() for a copy")
+
+
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class SimArray:
+    """An array in the memory of device sim. Only kernels and `get` see its values."""
+
+    device: SimDevice
+    buffer: SimBuffer
+    offset: int
+    """Of the first element, in bytes."""
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+    """In bytes."""
+    dtype: np.dtype[Any]
+
+    @property
+    def ndim(self) -> int:
+        """The number of dimensions."""
+        return len(self.shape)
+
+    @property
+    def size(self) -> int:
+        """The number of elements."""
+        return prod(self.shape)
+
+    @property
+    def nbytes(self) -> int:
+        """The bytes of all elements."""
+        return self.size * self.dtype.itemsize
+
+    def get(self) -> NDArray[Any]:
+        """A copy in host memory. It does not wait: what a lane has queued is not in it."""
+        if not self.nbytes:
+            return np.zeros(self.shape, self.dtype)
+        memory = self.buffer.bytes().data
+        view: NDArray[Any] = np.ndarray(self.shape, self.dtype, memory, self.offset, self.strides)
+        return view.copy("C")
+
+    def view_as(
+        self,
+        shape: tuple[int, ...],
+        strides: tuple[int, ...] | None = None,
+        offset: int = 0,
+        dtype: np.dtype[Any] | None = None,
+    ) -> SimArray:
+        """The same memory seen otherwise, by default in C order. `offset`: bytes from its first element."""
+        dtype = self.dtype if dtype is None else np.dtype(dtype)
+        strides = _c_strides(shape, dtype.itemsize) if strides is None else strides
+        first = self.offset + offset
+        reach = [(length - 1) * stride for length, stride in zip(shape, strides, strict=True)]
+        low = first + sum(min(span, 0) for span in reach)
+        high = first + sum(max(span, 0) for span in reach) + dtype.itemsize
+        if prod(shape) and not 0 <= low <= high <= self.buffer.nbytes:
+            raise DeviceError(f"a view of bytes {low} to {high} of {self.buffer.memory.label}")
+        return SimArray(self.device, self.buffer, first, shape, strides, dtype)
+
+    def __repr__(self) -> str:
+        return f"SimArray({self.dtype}{list(self.shape)} on {self.device.name})"
+
+    __getitem__ = __setitem__ = __iter__ = __len__ = __contains__ = __array__ = _refuse
+    __bool__ = __int__ = __index__ = __float__ = __complex__ = __eq__ = __ne__ = _refuse
+    __hash__ = object.__hash__
+    __array_ufunc__ = None

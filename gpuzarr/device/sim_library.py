@@ -1,0 +1,121 @@
+"""Kernels as shared libraries of this machine: compiled by a C++ compiler, loaded with ctypes, kept by hash.
+
+Each kernel becomes one library, compiled when it is first launched, with the scheduler of `kernels/host`. The
+compiler is `$CXX`, else g++, c++ or clang++. `GPUZARR_SIM_SANITIZE=1` adds AddressSanitizer and UBSan; then the
+process must run with libasan preloaded (`tests/sanitize.sh`).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import shutil
+import subprocess
+import tempfile
+import threading
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+
+from gpuzarr import config
+from gpuzarr.device import catalogue
+from gpuzarr.device.catalogue import Kernel, Param
+from gpuzarr.errors import DeviceError, MissingDependencyError
+
+FLAGS = (
+    *("-std=c++17", "-O2", "-g1", "-fPIC", "-shared", "-fvisibility=hidden", "-fno-exceptions", "-fno-rtti"),
+    *("-ffp-contract=off", "-fno-strict-aliasing", "-Wall", "-Wno-unknown-pragmas", "-Wno-unused-function"),
+)
+SANITIZE = (
+    *("-fsanitize=address,undefined", "-fno-sanitize-recover=undefined", "-fsanitize-sections=gz_shared"),
+    "-fno-omit-frame-pointer",
+)
+
+Launcher = Callable[[ctypes.Array[ctypes.c_void_p], int, int, int, ctypes.Array[ctypes.c_char], int], int]
+"""(pointers to arguments, blocks, threads, order, report, its size) -> 0, or 1 with the report filled in."""
+
+_lock = threading.Lock()
+_loaded: dict[tuple[Kernel, str, bool], Launcher] = {}
+
+
+def sanitizing() -> bool:
+    """Whether kernels are compiled with AddressSanitizer and UBSan."""
+    return os.environ.get("GPUZARR_SIM_SANITIZE") == "1"
+
+
+@cache
+def _compiler(asked: str) -> tuple[str, str]:
+    """The C++ compiler's path, and what it says of itself."""
+    for name in (asked,) if asked else ("g++", "c++", "clang++"):
+        path = shutil.which(name)
+        if path:
+            said = subprocess.run([path, "--version"], capture_output=True, text=True, check=False)
+            return path, said.stdout
+    raise MissingDependencyError(
+        f"device sim needs a C++ compiler, and {asked or 'none of g++, c++ and clang++'} was not found",
+        hint="install g++ (Debian: apt install g++) or set CXX",
+    )
+
+
+def launcher(kernel: Kernel) -> Launcher:
+    """The compiled kernel. Compiles at most once for all processes that share `cache_dir`."""
+    asked = os.environ.get("CXX", "")
+    with _lock:
+        found = _loaded.get((kernel, asked, sanitizing()))
+        if found is None:
+            library = ctypes.CDLL(str(_library(kernel, *_compiler(asked))))
+            found = library[f"{kernel.name}_launch"]
+            numbers = ctypes.c_int64, ctypes.c_int32, ctypes.c_int32
+            found.argtypes = ctypes.c_void_p, *numbers, ctypes.c_char_p, ctypes.c_int64
+            _loaded[kernel, asked, sanitizing()] = found
+        return found
+
+
+def _library(kernel: Kernel, compiler: str, version: str) -> Path:
+    """The compiled file, which is made if it is not there."""
+    flags = (*FLAGS, *SANITIZE) if sanitizing() else FLAGS
+    host = catalogue.root() / "host"
+    shim = ((host / name).read_text() for name in ("shim.h", "shim.cpp"))
+    key = catalogue.digest(kernel, *shim, _entry(kernel), version, *flags)
+    library = Path(config.current().cache_dir) / "sim" / f"{kernel.name}-{key}.so"
+    if not library.exists():
+        _compile(kernel, library, [compiler, *flags])
+    return library
+
+
+def _compile(kernel: Kernel, library: Path, command: list[str]) -> None:
+    """Compile to a name of our own, then rename: other processes see a whole library or none."""
+    library.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=library.parent) as folder:
+        entry, built = Path(folder, f"{kernel.name}.cpp"), Path(folder, "built.so")
+        entry.write_text(_entry(kernel))
+        scheduler = catalogue.root() / "host" / "shim.cpp"
+        arguments: list[str | Path] = [*command, f"-I{catalogue.root()}", "-o", built, entry, scheduler]
+        done = subprocess.run(arguments, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise DeviceError(f"{kernel.path.name} does not compile for device sim:\n{done.stderr}")
+        os.replace(built, library)
+
+
+def _entry(kernel: Kernel) -> str:
+    """A source file that includes the kernel and calls it once for each simulated thread."""
+    call = ", ".join(f"*({_value(param)}*)arguments[{i}]" for i, param in enumerate(kernel.params))
+    return f"""#include "{kernel.path}"
+extern "C" i32 gz_host_run(void (*)(), i64, i32, i32, char*, i64);
+static void* const* arguments;
+static void thread_body() {{ {kernel.name}({call}); }}
+extern "C" __attribute__((visibility("default")))
+i32 {kernel.name}_launch(void* const* given, i64 blocks, i32 threads, i32 order, char* report, i64 size) {{
+    arguments = given;
+    return gz_host_run(thread_body, blocks, threads, order, report, size);
+}}
+"""
+
+
+def _value(param: Param) -> str:
+    return f"{param.spelling} const" if param.pointer else param.spelling
+
+
+def poison(address: int, nbytes: int) -> None:
+    """Make AddressSanitizer report every access to these bytes."""
+    ctypes.CDLL(None).__asan_poison_memory_region(ctypes.c_void_p(address), ctypes.c_size_t(nbytes))

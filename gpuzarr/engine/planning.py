@@ -1,0 +1,43 @@
+"""From a selection to a plan, and the check of a caller's `out`: what every executor does first."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from gpuzarr import config
+from gpuzarr.engine.source import ReadStats, Source
+from gpuzarr.errors import ArgumentError, GpuzarrError, LimitError
+from gpuzarr.plan.coalesce import coalesce
+from gpuzarr.plan.pieces import plan_pieces
+from gpuzarr.plan.table import Plan
+from gpuzarr.selection import Selection
+
+
+def make_plan(source: Source, selection: Selection, stats: ReadStats) -> Plan:
+    """The plan of a read. Reads shard indexes, nothing else."""
+    settings, traits = config.current(), source.store.traits
+    try:
+        plan, cells = plan_pieces(selection, source.meta.chunk_grid)
+        plan = source.shards(stats).resolve(plan, cells)
+        return coalesce(
+            plan,
+            settings.coalesce_gap if traits.coalesce_gap is None else traits.coalesce_gap,
+            traits.request_nbytes or settings.request_nbytes,
+        )
+    except GpuzarrError as error:
+        source.located(error)
+        raise
+    except MemoryError as error:
+        raise LimitError(f"out of memory while planning: {error}", array=source.name) from error
+
+
+def check_out(out: Any, selection: Selection, dtype: np.dtype[Any]) -> None:
+    """`out` must have the result's shape, and a type that holds the array's values."""
+    if tuple(out.shape) != selection.result_shape:
+        raise ArgumentError(f"out has shape {tuple(out.shape)}, the selection {selection.result_shape}")
+    if out.dtype != dtype and not np.can_cast(dtype, out.dtype, "same_kind"):
+        raise ArgumentError(f"out has type {out.dtype}, the array {dtype}", hint="give an array of that type")
+    if isinstance(out, np.ndarray) and not out.flags.writeable:
+        raise ArgumentError("out is read-only")

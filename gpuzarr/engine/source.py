@@ -1,0 +1,106 @@
+"""What a read starts from: an array's metadata, where its objects lie, and what reads cost."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
+
+from gpuzarr import config
+from gpuzarr.errors import ChunkError, GpuzarrError
+from gpuzarr.meta.dialect import join, where
+from gpuzarr.meta.model import ArrayMeta
+from gpuzarr.plan.shards import IndexCache, Shards
+from gpuzarr.plan.table import WHOLE
+from gpuzarr.store.base import Buffer, Place, Request, Store
+
+
+@dataclass(slots=True)
+class ReadStats:
+    """What reads cost, added up. Pass one to `Array.read`; it may be passed to many reads, from many
+    threads."""
+
+    requests: int = 0
+    """Byte ranges asked of the store, those of shard indexes included."""
+    bytes_read: int = 0
+    """Bytes that came from the store."""
+    chunks: int = 0
+    """Chunks decoded."""
+    direct: int = 0
+    """Of these, decoded or read straight into the result."""
+    filled: int = 0
+    """Pieces of missing chunks, set to the fill value."""
+    bytes_crossed: int = 0
+    """Bytes copied from host to device memory."""
+    waves: int = 0
+    """Batches that the device decoded."""
+    peak_device_bytes: int = 0
+    """Most device memory that one wave held, besides the result."""
+    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False, compare=False)
+
+    def add(self, **counts: int) -> None:
+        """Add to the counts by name; `peak_device_bytes` takes the largest."""
+        with self._lock:
+            for name, count in counts.items():
+                held = getattr(self, name)
+                setattr(self, name, max(held, count) if name.startswith("peak") else held + count)
+
+    def as_dict(self) -> dict[str, int]:
+        """The counts by name."""
+        return {one.name: getattr(self, one.name) for one in fields(self) if not one.name.startswith("_")}
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """An array as the engine sees it. Shared by all threads."""
+
+    store: Store
+    path: str
+    meta: ArrayMeta
+    indexes: IndexCache
+
+    @classmethod
+    def of(cls, store: Store, path: str, meta: ArrayMeta) -> Source:
+        """A source with an empty cache of shard indexes."""
+        return cls(store, path, meta, IndexCache(config.current().index_cache_nbytes))
+
+    @property
+    def name(self) -> str:
+        """The array, for messages."""
+        return where(self.store, self.path)
+
+    def key(self, cell: Sequence[int]) -> str:
+        """The key of the object at grid coordinates `cell`."""
+        return join(self.path, self.meta.keys.key(cell))
+
+    def fetch(
+        self, requests: Sequence[Request], stats: ReadStats, place: Place | None = None
+    ) -> list[Buffer | None]:
+        """Ask the store, and count."""
+        found = self.store.get_ranges(requests, place)
+        nbytes = sum(len(one) for one in found if one is not None)
+        stats.add(requests=len(requests), bytes_read=nbytes)
+        return found
+
+    def shards(self, stats: ReadStats) -> Shards:
+        """How this array's chunks are found in its shards."""
+        return Shards(
+            self.meta, self.key, lambda requests: self.fetch(requests, stats), self.store.size, self.indexes
+        )
+
+    def check_encoded(self, nbytes: int, shape: tuple[int, ...]) -> None:
+        """Refuse encoded chunks far larger than what they can decode to: no encoding of a codec here grows
+        fourfold."""
+        spec = self.meta.chain(shape).spec
+        limit = 4 * spec.limit + (16 << 20) if spec.nbytes is not None else spec.limit
+        if nbytes > limit:
+            raise ChunkError(f"{nbytes} encoded bytes for a chunk of {spec.nbytes or 'unknown size'} decoded")
+
+    def located(self, error: GpuzarrError, key: str | None = None) -> GpuzarrError:
+        """The error with this array's name, and the chunk's key."""
+        return error.located(array=self.name, chunk=key)
+
+
+def body(key: str, start: int, nbytes: int) -> Request:
+    """The request for one encoded chunk or a run of them."""
+    return Request(key) if nbytes == WHOLE else Request(key, start, nbytes)

@@ -1,0 +1,1 @@
+"""What arrays and groups are, read from the documents of every dialect."""

@@ -1,0 +1,57 @@
+"""Metadata documents as JSON: bounded, UTF-8, without duplicate keys."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from gpuzarr import config
+from gpuzarr.errors import LimitError, MetadataError
+from gpuzarr.store.base import Buffer
+
+
+def parse(stored: Buffer, name: str) -> dict[str, Any]:
+    """The JSON object under the key `name`. Anything else is a MetadataError."""
+    nbytes = memoryview(stored).nbytes
+    if nbytes > config.current().max_document_nbytes:
+        raise LimitError(f"{name} has {nbytes} bytes", hint="raise max_document_nbytes if it is meant")
+    try:
+        document = json.loads(bytes(stored).decode("utf-8"), object_pairs_hook=_unique)
+    except UnicodeDecodeError as error:
+        raise MetadataError(f"{name} is not UTF-8: {error.reason} at byte {error.start}") from error
+    except RecursionError:
+        raise MetadataError(f"{name} is nested too deep") from None
+    except ValueError as error:
+        raise MetadataError(f"{name} is not JSON: {error}") from error
+    if not isinstance(document, dict):
+        raise MetadataError(f"{name} holds no JSON object")
+    return document
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    unique = dict(pairs)
+    if len(unique) != len(pairs):
+        names = [key for key, _ in pairs]
+        twice = next(key for key in unique if names.count(key) > 1)
+        raise MetadataError(f"the JSON key {twice!r} stands twice in one object")
+    return unique
+
+
+def sizes(document: Mapping[str, Any], key: str, least: int) -> tuple[int, ...]:
+    """A list of whole numbers, none under `least` or over 2⁶³ − 1."""
+    value = document.get(key)
+    if not isinstance(value, list) or not all(type(n) is int and least <= n < 1 << 63 for n in value):
+        raise MetadataError(f"{key} {value!r} is not a list of whole numbers of at least {least}")
+    if len(value) > 32:
+        raise MetadataError(f"{key} has {len(value)} dimensions; gpuzarr takes up to 32")
+    return tuple(value)
+
+
+def attributes(value: Any, what: str = "attributes") -> dict[str, Any]:
+    """A JSON object, or nothing."""
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        raise MetadataError(f"{what} is not a JSON object")
+    return value

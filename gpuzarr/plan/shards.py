@@ -1,0 +1,160 @@
+"""Sharding is addressing: shard indexes fill the byte-range columns. Nothing is decoded here but the indexes.
+
+One batched request a level of nesting, for the indexes that are not in the cache.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from math import prod
+
+import numpy as np
+
+from gpuzarr.codecs.sharding import ABSENT as MISSING
+from gpuzarr.errors import GpuzarrError
+from gpuzarr.meta.model import ArrayMeta, ShardLevel
+from gpuzarr.plan.pieces import Cells
+from gpuzarr.plan.table import ABSENT, WHOLE, Int64s, Plan
+from gpuzarr.store.base import Buffer, Request
+
+Read = Callable[[Sequence[Request]], list[Buffer | None]]
+Index = Int64s | None
+"""int64[chunks, 2], offset and size of each; None for a shard that does not exist."""
+
+
+@dataclass(slots=True)
+class IndexCache:
+    """Shard indexes of one array handle, least recently used out first. Safe between threads."""
+
+    limit: int
+    nbytes: int = 0
+    _held: OrderedDict[tuple[str, int, int], Index] = field(default_factory=OrderedDict)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def get(self, shard: tuple[str, int, int]) -> tuple[bool, Index]:
+        """Whether the shard is known, and its index."""
+        with self._lock:
+            if shard not in self._held:
+                return False, None
+            self._held.move_to_end(shard)
+            return True, self._held[shard]
+
+    def put(self, shard: tuple[str, int, int], index: Index) -> None:
+        """Keep an index, and forget the oldest ones past the limit."""
+        with self._lock:
+            if shard in self._held:
+                return
+            self._held[shard] = index
+            self.nbytes += _weight(index)
+            while self.nbytes > self.limit and self._held:
+                self.nbytes -= _weight(self._held.popitem(last=False)[1])
+
+
+def _weight(index: Index) -> int:
+    return 256 + (0 if index is None else index.nbytes)
+
+
+@dataclass(frozen=True, slots=True)
+class Shards:
+    """How a handle finds the chunks of its shards."""
+
+    meta: ArrayMeta
+    key: Callable[[Sequence[int]], str]
+    """Grid coordinates of an object -> its key in the store."""
+    read: Read
+    size: Callable[[str], int | None]
+    cache: IndexCache
+
+    def resolve(self, plan: Plan, cells: Cells) -> Plan:
+        """The plan with byte ranges inside shards. A shard that is missing makes its chunks ABSENT."""
+        meta = self.meta
+        if not meta.levels:
+            return plan
+        first = (
+            np.array(meta.levels[-1].chunk_shape, np.int64) * cells.cells
+        )  # [n, d], first element of each chunk
+        shard, inside = np.empty_like(first), np.empty_like(first)
+        for i, axis in enumerate(meta.grid.axes):
+            shard[:, i] = axis.chunk_of(first[:, i])
+            inside[:, i] = first[:, i] - axis.low(shard[:, i])
+        objects, key = _unique_rows(shard)
+        plan = replace(plan, objects=objects, key=key)
+        shapes = meta.grid.chunk_shapes(objects)
+        for level in meta.levels:
+            plan = self._level(plan, level, inside // np.array(level.chunk_shape, np.int64), shapes)
+            inside = inside % np.array(level.chunk_shape, np.int64)
+            shapes = np.broadcast_to(np.array(level.chunk_shape, np.int64), shapes.shape)
+        return plan
+
+    def _level(self, plan: Plan, level: ShardLevel, cell: Int64s, shapes: Int64s) -> Plan:
+        """Go one level in: rows that point at shards come to point at chunks."""
+        present = np.flatnonzero(plan.nbytes != ABSENT)
+        place = np.stack((plan.key[present], plan.start[present], plan.nbytes[present]), axis=1)
+        shards, member = _unique_rows(place)
+        counts = shapes[shards[:, 0]] // np.array(level.chunk_shape, np.int64)
+        counts = counts[:, list(level.axes)]  # in the order of the index's axes
+        indexes = self._indexes(plan, level, shards, counts)
+        # All indexes behind one another, so that one gather finds every row's entry.
+        sizes = np.array([0 if index is None else len(index) for index in indexes], np.int64)
+        known = [index for index in indexes if index is not None] or [np.zeros((0, 2), np.int64)]
+        entries = np.concatenate([*known, np.full((1, 2), MISSING, np.int64)])
+        base = np.cumsum(sizes) - sizes
+        strides = np.ones_like(counts)
+        for axis in range(counts.shape[1] - 2, -1, -1):
+            strides[:, axis] = strides[:, axis + 1] * counts[:, axis + 1]
+        ordered = cell[present][:, list(level.axes)]
+        at = base[member] + (ordered * strides[member]).sum(axis=1)
+        at[sizes[member] == 0] = len(entries) - 1
+        found = entries[at]
+        start, nbytes = plan.start.copy(), plan.nbytes.copy()
+        start[present] += np.where(found[:, 1] == MISSING, 0, found[:, 0])
+        nbytes[present] = np.where(found[:, 1] == MISSING, ABSENT, found[:, 1])
+        return replace(plan, start=start, nbytes=nbytes)
+
+    def _indexes(self, plan: Plan, level: ShardLevel, shards: Int64s, counts: Int64s) -> list[Index]:
+        """The index of each of `shards` [u, (key, start, nbytes)]: from the cache, the rest in one batched
+        read."""
+        names = [self.key(cell) for cell in plan.objects[shards[:, 0]].tolist()]
+        # The size tells a shard from the first shard inside it, which starts at the same byte.
+        places = list(zip(names, *shards[:, 1:].T.tolist(), strict=True))
+        looked_up = [self.cache.get(place) for place in places]
+        missing = [i for i, (known, _) in enumerate(looked_up) if not known]
+        grids = [tuple(one) for one in counts.tolist()]
+        sizes = {grid: level.index.nbytes(grid) for grid in {grids[i] for i in missing}}
+        requests = []
+        for i in missing:
+            start, nbytes, size = int(shards[i, 1]), int(shards[i, 2]), sizes[grids[i]]
+            if level.index.location == "start":
+                requests.append(Request(names[i], start, size))
+            else:
+                requests.append(
+                    Request(names[i], -size if nbytes == WHOLE else start + max(nbytes - size, 0), size)
+                )
+        indexes = [index for _, index in looked_up]
+        for i, stored in zip(missing, self.read(requests) if requests else [], strict=True):
+            try:
+                whole = int(shards[i, 2])
+                known_size = self.size(names[i]) if whole == WHOLE else whole
+                indexes[i] = None if stored is None else level.index.parse(stored, grids[i], known_size)
+            except GpuzarrError as error:
+                error.located(chunk=names[i], codec="sharding_indexed")
+                raise
+            self.cache.put(places[i], indexes[i])
+        return indexes
+
+
+def _unique_rows(table: Int64s) -> tuple[Int64s, Int64s]:
+    """The distinct rows in order, and for each row of `table` which one it is."""
+    if table.shape[1] == 0:
+        return table[:1], np.zeros(len(table), np.int64)
+    lows = table.min(axis=0, initial=0)
+    spans = table.max(axis=0, initial=0) - lows + 1
+    if prod(spans.tolist()) < 1 << 62:  # as one number a row, which sorts fast
+        label = np.ravel_multi_index(tuple((table - lows).T), tuple(spans.tolist()))
+        _, first, inverse = np.unique(label, return_index=True, return_inverse=True)
+        return table[first], inverse.reshape(-1).astype(np.int64)
+    unique, inverse = np.unique(table, axis=0, return_inverse=True)
+    return unique, inverse.reshape(-1).astype(np.int64)

@@ -1,0 +1,74 @@
+"""The Plan: one row a piece, a piece being the part of one chunk that is selected.
+
+Columns are NumPy arrays over n rows, d dimensions and g groups of the selection (see `selection`). A row says
+which bytes encode its chunk, and which box of the chunk goes to which box of the flat result:
+
+    along a Span       elements chunk_lo, chunk_lo + step, … of the chunk  →  out_lo, out_lo + 1, … of the
+    result
+    along Points       rows chunk_lo, chunk_lo + 1, … of the group's table, which lists both sides point by
+    point
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gpuzarr.selection import Selection
+
+Int64s = NDArray[np.int64]
+
+WHOLE = -1
+"""`nbytes` of a chunk that is a whole object of unknown size."""
+ABSENT = -2
+"""`nbytes` of a chunk that is known to be missing."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PointTable:
+    """The points of one group, ordered by chunk."""
+
+    inside: Int64s
+    """int64[axes, points]: where each point lies in its chunk."""
+    landing: Int64s
+    """int64[points]: where each point lands along the group's axis of the flat result."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Plan:
+    """See the module. Rows are ordered by key and start once they are coalesced."""
+
+    selection: Selection
+    points: tuple[PointTable | None, ...]
+    """For each group: its points, None for a Span."""
+    shapes: tuple[tuple[int, ...], ...]
+    """The chunk shapes that occur: one, unless the grid is rectilinear."""
+    objects: Int64s
+    """[m, d]: grid coordinates of each stored object, from which its key is made when it is fetched."""
+    key: Int64s
+    """[n]: row of `objects`."""
+    start: Int64s
+    """[n]: first byte of the encoded chunk in its object."""
+    nbytes: Int64s
+    """[n]: bytes of the encoded chunk; WHOLE or ABSENT."""
+    shape: Int64s
+    """[n]: row of `shapes`."""
+    chunk_lo: Int64s
+    """[n, g]"""
+    out_lo: Int64s
+    """[n, g]"""
+    extent: Int64s
+    """[n, g]"""
+    request: Int64s
+    """[r + 1]: rows `request[i]` to `request[i + 1]` are fetched by request i. Rows behind the last are
+    ABSENT."""
+
+    def __len__(self) -> int:
+        return len(self.key)
+
+    @property
+    def requests(self) -> int:
+        """Number of requests."""
+        return len(self.request) - 1

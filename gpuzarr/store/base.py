@@ -1,0 +1,96 @@
+"""A store maps keys to bytes. It knows nothing of arrays.
+
+Reading is one call for many byte ranges, so that a store can open a file once, pool connections, or send
+requests at the same time. Keys are relative, `/`-separated and clean: no empty, `.` or `..` part. An absent
+key is a value (None); a key that cannot be read is a StoreError.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol, runtime_checkable
+
+from gpuzarr.errors import StoreError
+
+Buffer = bytes | bytearray | memoryview
+
+Place = Callable[[int, int], memoryview]
+"""`place(i, nbytes)`: where the bytes of request i shall lie. It may raise, if they are too many."""
+
+
+class Request(NamedTuple):
+    """A byte range of one object: `nbytes` bytes at `start`, or all that follow where `nbytes` is None. A
+    negative `start` counts from the object's end."""
+
+    key: str
+    start: int = 0
+    nbytes: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Traits:
+    """What the engine should know of a store's cost."""
+
+    concurrency: int = 1
+    """Requests in flight that pay off in one `get_ranges`; 1 for memory and disks."""
+    coalesce_gap: int | None = None
+    """Overrides the configured gap, where a request is dear."""
+    request_nbytes: int | None = None
+    """Overrides the configured largest request."""
+
+
+@runtime_checkable
+class Store(Protocol):
+    """The contract; `gpuzarr.testing.StoreContract` is its test."""
+
+    @property
+    def url(self) -> str:
+        """Names the store in messages. Holds no credentials."""
+        ...
+
+    @property
+    def traits(self) -> Traits:
+        """What reading costs."""
+        ...
+
+    def get_ranges(self, requests: Sequence[Request], place: Place | None = None) -> list[Buffer | None]:
+        """The bytes of each request, None where there is no such key. With `place`, a store that can choose
+        where its bytes go puts those of request i into `place(i, nbytes)` and returns that. A range that
+        reaches past the object's end gives the bytes there are."""
+        ...
+
+    def size(self, key: str) -> int | None:
+        """The object's size in bytes if that is known without another round trip, else None."""
+        ...
+
+    def exists(self, key: str) -> bool:
+        """Whether there is an object under `key`."""
+        ...
+
+    def list(self, prefix: str = "") -> Iterator[str]:
+        """Every key that begins with `prefix`, in no order. A prefix ends at a `/` or is empty."""
+        ...
+
+    def list_dir(self, prefix: str = "") -> Iterator[str]:
+        """The names right below `prefix`, of objects and of prefixes alike, each once."""
+        ...
+
+
+def clean_key(key: str) -> str:
+    """The key itself, or a StoreError if it could leave the store."""
+    parts = key.split("/")
+    if "" in parts or "." in parts or ".." in parts or "\\" in key or "\0" in key:
+        raise StoreError(f"{key!r} is not a key", hint="keys are relative, without empty, '.' or '..' parts")
+    return key
+
+
+def cut(whole: memoryview, request: Request) -> memoryview:
+    """The part of an object that a request asks for."""
+    start = max(len(whole) + request.start, 0) if request.start < 0 else request.start
+    return whole[start:] if request.nbytes is None else whole[start : start + request.nbytes]
+
+
+def below(keys: Iterator[str], prefix: str) -> Iterator[str]:
+    """The names right below `prefix` among `keys`, each once."""
+    return iter(dict.fromkeys(key[len(prefix) :].split("/", 1)[0] for key in keys if key.startswith(prefix)))

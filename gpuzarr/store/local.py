@@ -1,0 +1,134 @@
+"""A directory as a store: a key is a path below it.
+
+Nothing outside the directory is read: a symbolic link that leads out of it is refused, unless
+`follow_symlinks` is set. A file is opened once for all ranges that are asked of it in a row.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from gpuzarr.errors import StoreError
+from gpuzarr.store.base import Buffer, Place, Request, Traits, clean_key
+
+_ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR)
+_OPEN = os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
+
+
+@dataclass(frozen=True, slots=True)
+class LocalStore:
+    """`root` is an absolute path."""
+
+    root: str
+    follow_symlinks: bool = False
+    traits: Traits = field(default_factory=Traits)
+    _inside: set[str] = field(
+        default_factory=set, repr=False, compare=False
+    )  # directories known to lie below the root
+
+    @property
+    def url(self) -> str:
+        """The directory's path."""
+        return self.root
+
+    def get_ranges(self, requests: Sequence[Request], place: Place | None = None) -> list[Buffer | None]:
+        """Ranges in `place`, or in buffers of their own."""
+        found: list[Buffer | None] = []
+        key, fd = None, -1
+        try:
+            for i, request in enumerate(requests):
+                if request.key != key:
+                    if fd >= 0:
+                        os.close(fd)
+                    key, fd = request.key, -1
+                    fd = self._open(key)
+                found.append(None if fd < 0 else _read(fd, i, request, place))
+        except OSError as error:
+            if isinstance(error, StoreError):
+                raise
+            raise StoreError(f"cannot read {key} in {self.root}: {error.strerror or error}") from error
+        finally:
+            if fd >= 0:
+                os.close(fd)
+        return found
+
+    def _open(self, key: str) -> int:
+        """A file descriptor, -1 if there is no such file."""
+        path = f"{self.root}/{clean_key(key)}"
+        try:
+            self._check_inside(path)
+            return os.open(path, _OPEN)
+        except OSError as error:
+            if error.errno in _ABSENT:
+                return -1
+            raise
+
+    def _check_inside(self, path: str) -> None:
+        """Refuse links that lead out of the root. Directories are resolved once, files looked at each time."""
+        if self.follow_symlinks:
+            return
+        directory = os.path.dirname(path)
+        if directory not in self._inside:
+            self._require_inside(directory)
+            self._inside.add(directory)
+        if os.path.islink(path):
+            self._require_inside(path)
+
+    def _require_inside(self, path: str) -> None:
+        root, real = os.path.realpath(self.root), os.path.realpath(path)
+        if real != root and not real.startswith(root.rstrip(os.sep) + os.sep):
+            raise StoreError(
+                f"{path} is a link to {real}, outside {self.root}",
+                hint='open that place itself, or pass storage_options={"follow_symlinks": True}',
+            )
+
+    def size(self, key: str) -> int | None:
+        """The file's size."""
+        try:
+            return os.stat(f"{self.root}/{clean_key(key)}").st_size
+        except OSError:
+            return None
+
+    def exists(self, key: str) -> bool:
+        """Whether there is a file."""
+        return os.path.isfile(f"{self.root}/{clean_key(key)}")
+
+    def list(self, prefix: str = "") -> Iterator[str]:
+        """Files below `prefix`, links not followed out of their directory."""
+        top = Path(self.root, prefix)
+        for directory, _, files in os.walk(top, followlinks=self.follow_symlinks):
+            for name in files:
+                yield Path(directory, name).relative_to(self.root).as_posix()
+
+    def list_dir(self, prefix: str = "") -> Iterator[str]:
+        """Names in one directory."""
+        try:
+            return iter(sorted(os.listdir(Path(self.root, prefix))))
+        except OSError as error:
+            if error.errno in _ABSENT:
+                return iter(())
+            raise StoreError(f"cannot list {prefix or '.'} in {self.root}: {error.strerror}") from error
+
+
+def _read(fd: int, i: int, request: Request, place: Place | None) -> memoryview | None:
+    """One range of an open file, or what there is of it. A directory can be opened, but is no object."""
+    start, nbytes = request.start, request.nbytes
+    if start < 0 or nbytes is None:
+        end = os.fstat(fd).st_size
+        start = max(end + start, 0) if start < 0 else start
+        nbytes = max(min(end - start, end - start if nbytes is None else nbytes), 0)
+    into = memoryview(bytearray(nbytes)) if place is None else place(i, nbytes)
+    done = 0
+    while done < nbytes:
+        try:
+            got = os.preadv(fd, [into[done:]], start + done)
+        except IsADirectoryError:
+            return None
+        if not got:
+            return into[:done]
+        done += got
+    return into

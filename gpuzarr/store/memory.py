@@ -1,0 +1,51 @@
+"""A mapping of keys to bytes as a store: a dict, zarr v2 stores, fsspec mappers, anything with `[key]`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from gpuzarr.errors import StoreError
+from gpuzarr.store.base import Buffer, Place, Request, Traits, below, clean_key, cut
+
+
+@dataclass(frozen=True, slots=True)
+class MappingStore:
+    """Values are bytes-like; a missing key is a KeyError, as in any mapping."""
+
+    mapping: Mapping[str, bytes]
+    url: str = "memory:"
+    traits: Traits = field(default_factory=Traits)
+
+    def get_ranges(self, requests: Sequence[Request], place: Place | None = None) -> list[Buffer | None]:
+        """The values themselves, not copies."""
+        found: list[Buffer | None] = []
+        for request in requests:
+            try:
+                value = self.mapping[clean_key(request.key)]
+            except KeyError:
+                found.append(None)
+            except OSError as error:
+                raise StoreError(f"cannot read {request.key}: {error}") from error
+            else:
+                found.append(cut(memoryview(value).cast("B"), request))
+        return found
+
+    def size(self, key: str) -> int | None:
+        """Known only where the value lies in memory anyway."""
+        if not isinstance(self.mapping, dict):
+            return None
+        value = self.mapping.get(key)
+        return None if value is None else memoryview(value).nbytes
+
+    def exists(self, key: str) -> bool:
+        """Whether the mapping holds `key`."""
+        return clean_key(key) in self.mapping
+
+    def list(self, prefix: str = "") -> Iterator[str]:
+        """Keys in the mapping's order."""
+        return (key for key in self.mapping if key.startswith(prefix))
+
+    def list_dir(self, prefix: str = "") -> Iterator[str]:
+        """Names in the mapping's order."""
+        return below(iter(self.mapping), prefix)

@@ -1,0 +1,81 @@
+"""Targets to stores: paths, URLs, mappings, archives by suffix.
+
+fsspec is imported when a URL needs it, so that local reads start fast.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from gpuzarr.errors import ArgumentError, MissingDependencyError, NotFoundError, StoreError
+from gpuzarr.store.base import Store
+from gpuzarr.store.local import LocalStore
+from gpuzarr.store.memory import MappingStore
+from gpuzarr.store.zip import ZipStore
+
+_EXTRAS = {"s3": "s3", "s3a": "s3", "http": "http", "https": "http"}
+
+
+def open_store(target: Any, storage_options: Mapping[str, Any] | None = None) -> Store:
+    """The store that `target` names: a path, a URL that fsspec knows, a mapping, or a store itself.
+
+    `storage_options` go to fsspec; a local directory takes `follow_symlinks`.
+    """
+    options = dict(storage_options or {})
+    if isinstance(target, (str, os.PathLike)):
+        url = os.fspath(target)
+        if "://" in url or "::" in url:
+            if url.startswith("file://"):
+                return _local(url.removeprefix("file://"), options)
+            return _remote(url, options)
+        return _local(url, options)
+    if isinstance(target, Mapping):
+        return MappingStore(target)
+    if isinstance(target, Store):
+        return target
+    raise ArgumentError(
+        f"cannot open a {type(target).__name__}", hint="give a path, a URL, a mapping or a gpuzarr.Store"
+    )
+
+
+def _local(path: str, options: dict[str, Any]) -> Store:
+    follow = options.pop("follow_symlinks", False)
+    if options:
+        raise ArgumentError(f"a local path takes no storage option {', '.join(sorted(options))}")
+    absolute = os.path.abspath(os.path.expanduser(path))
+    if os.path.isfile(absolute):
+        if not absolute.lower().endswith(".zip"):
+            raise StoreError(
+                f"{path} is a file, and not a .zip", hint="open the directory that holds the array"
+            )
+        return ZipStore.open(absolute, absolute)
+    if not os.path.isdir(absolute):
+        raise NotFoundError(f"no such directory: {absolute}")
+    return LocalStore(absolute, follow)
+
+
+def _remote(url: str, options: dict[str, Any]) -> Store:
+    import fsspec
+
+    from gpuzarr.store.fsspec import FsspecStore
+
+    protocol = url.split("::")[0].split("://", 1)[0]
+    shown = url.split("?")[0]  # what follows may be a signature
+    try:
+        fs, root = fsspec.core.url_to_fs(url, **options)
+    except ImportError as error:
+        extra = _EXTRAS.get(protocol)
+        hint = f'pip install "gpuzarr[{extra}]"' if extra else f"install what fsspec needs for {protocol}"
+        raise MissingDependencyError(
+            f"{shown} needs a package that is missing: {error}", hint=hint
+        ) from error
+    except (ValueError, OSError) as error:
+        raise StoreError(f"cannot open {shown}: {error}") from error
+    if root.lower().endswith(".zip"):
+        try:
+            return ZipStore.open(fs.open(root, "rb"), shown)
+        except FileNotFoundError as error:
+            raise NotFoundError(f"no such archive: {shown}") from error
+    return FsspecStore(fs, root.rstrip("/"), shown.rstrip("/"))

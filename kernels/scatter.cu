@@ -1,0 +1,192 @@
+// Boxes of decoded chunks into the result: crop, step, transpose, byte order and missing chunks in one pass.
+//
+//   before   src + src_offset[i]:  chunk i, decoded; element j of group g at byte (chunk_lo + j·step)·src_stride
+//   after    dst + dst_base:       the result;       element j of group g at byte (out_lo + j)·dst_stride
+//
+// A group is an axis of the result, or for a table of points several: there element j is point k = chunk_lo +
+// j of the table, at byte src_points[table + k] of the chunk and dst_points[table + k] of the result.
+// table[g] < 0: no points, but a span. Columns [rows, groups]: chunk_lo, out_lo, extent. Columns [groups]:
+// step, src_stride, dst_stride, table. src_offset[i] < 0: every element is `fill`, of itemsize bytes. unit:
+// 0, or bytes to reverse within each element (never within `fill`).
+//
+// Blocks: rows × tiles; block b serves tile b % tiles of row b / tiles. Any number of threads. At most 16
+// groups.
+//
+// The first threads fetch the row's columns, one folds them: the bytes of an element become one more group,
+// groups that are contiguous in both places become one, and groups of one element an offset. Then the
+// innermost group is cut into the widest words (16 bytes at most) that all strides, offsets and addresses are
+// multiples of, and every thread moves words. Addresses that come from a table of points are looked at word
+// by word. Index arithmetic is 32-bit where the words can be so counted.
+#include "gz.cuh"
+
+struct Group {
+    i64 extent, src_stride, dst_stride;
+    i64 table;    // of its first point, or -1
+    u32 inverse;  // (2^32 - 1) / extent: division by multiplication
+};
+
+struct Box {
+    Group group[17];  // outermost first; the last one is bytes, then words, side by side in both places
+    i64 src, dst;     // offsets of the first word
+    i64 words;
+    i32 groups, log_word;
+    i32 filled;
+    alignas(16) u8 pattern[16];  // `fill`, repeated, where that fits
+};
+
+// Where word `index` lies. Counts down the groups, from the innermost.
+template <class INDEX> GZ_DEVICE void locate(const Box& box, INDEX index, const i64* src_points, const i64* dst_points,
+                                             i64& src, i64& dst, i64& inner) {
+    src = box.src, dst = box.dst;
+    for (i32 g = box.groups - 1; g >= 0; g--) {
+        const Group& group = box.group[g];
+        INDEX j = index;
+        if (g) {
+            INDEX extent = (INDEX)group.extent, quotient;
+            if (sizeof(INDEX) == 4) {  // one too small at most
+                quotient = (INDEX)__umulhi((u32)index, group.inverse);
+                if (index - quotient * extent >= extent) quotient++;
+            } else {
+                quotient = index / extent;
+            }
+            j = index - quotient * extent;
+            index = quotient;
+        }
+        if (g == box.groups - 1) inner = (i64)j << box.log_word;
+        if (group.table < 0) {
+            src += (i64)j * group.src_stride;
+            dst += (i64)j * group.dst_stride;
+        } else {
+            src += src_points[group.table + (i64)j];
+            dst += dst_points[group.table + (i64)j];
+        }
+    }
+}
+
+GZ_DEVICE u8 swapped(u8 v, i32) { return v; }
+GZ_DEVICE u16 swapped(u16 v, i32 unit) { return unit == 2 ? gz_reversed(v) : v; }
+GZ_DEVICE u32 swapped(u32 v, i32 unit) {
+    return unit == 4 ? gz_reversed(v) : unit == 2 ? __byte_perm(v, 0, 0x2301) : v;
+}
+GZ_DEVICE u64 swapped(u64 v, i32 unit) {
+    if (unit == 8) return gz_reversed(v);
+    return (u64)swapped((u32)(v >> 32), unit) << 32 | swapped((u32)v, unit);
+}
+GZ_DEVICE u128 swapped(u128 v, i32 unit) {
+    if (unit == 16) return gz_reversed(v);
+    return u128{swapped(v.lo, unit), swapped(v.hi, unit)};
+}
+
+// Byte `at` of an inner run, which is whole elements: its place once the bytes of every unit are reversed.
+GZ_DEVICE i64 mirrored(i64 at, i32 unit) { return unit ? at + unit - 1 - 2 * (at % unit) : at; }
+
+template <class WORD, class INDEX>
+GZ_DEVICE void move_words(const Box& box, const u8* src, u8* dst, const i64* src_points, const i64* dst_points,
+                          const u8* fill, i32 itemsize, i32 unit, i64 first, i64 last) {
+    for (i64 w = first + threadIdx.x; w < last; w += blockDim.x) {
+        i64 from, to, inner;
+        locate<INDEX>(box, (INDEX)w, src_points, dst_points, from, to, inner);
+        bool aligned = sizeof(WORD) == 1 || (gz_address(dst + to) & (sizeof(WORD) - 1)) == 0;
+        if (box.filled) {
+            if (aligned && sizeof(WORD) > 1)
+                *(WORD*)(dst + to) = *(const WORD*)(box.pattern + (inner & 15));
+            else
+                for (u32 b = 0; b < sizeof(WORD); b++) dst[to + b] = fill[(inner + b) % itemsize];
+            continue;
+        }
+        if (sizeof(WORD) > 1 && aligned && (gz_address(src + from) & (sizeof(WORD) - 1)) == 0) {
+            *(WORD*)(dst + to) = swapped(*(const WORD*)(src + from), unit);
+            continue;
+        }
+        for (u32 b = 0; b < sizeof(WORD); b++) dst[to + b] = src[from + mirrored(inner + b, unit) - inner];
+    }
+}
+
+template <class WORD>
+GZ_DEVICE void move_box(const Box& box, const u8* src, u8* dst, const i64* src_points, const i64* dst_points, const u8* fill,
+                        i32 itemsize, i32 unit, i64 first, i64 last) {
+    if (box.words >> 32)
+        move_words<WORD, u64>(box, src, dst, src_points, dst_points, fill, itemsize, unit, first, last);
+    else
+        move_words<WORD, u32>(box, src, dst, src_points, dst_points, fill, itemsize, unit, first, last);
+}
+
+// One thread: fold the groups of the row, which lie in box.group, and choose the word.
+GZ_DEVICE void fold(Box& box, const u8* src, const u8* dst, const i64* src_points, const i64* dst_points, const u8* fill,
+                    i32 groups, i32 itemsize, i32 unit) {
+    i64 bytes = itemsize;
+    for (i32 g = 0; g < groups; g++) bytes *= box.group[g].extent;
+    box.words = 0, box.groups = 1, box.log_word = 0;
+    if (bytes <= 0) return;
+
+    // From the innermost, into the end of the array: `top` is the group that the next one may join.
+    i32 top = groups;
+    box.group[top] = Group{itemsize, box.filled ? 0 : 1, 1, -1, 0};
+    for (i32 g = groups - 1; g >= 0; g--) {
+        Group next = box.group[g];
+        if (next.extent == 1) {
+            if (next.table >= 0) box.src += box.filled ? 0 : src_points[next.table], box.dst += dst_points[next.table];
+            continue;
+        }
+        Group& inner = box.group[top];
+        bool contiguous = next.table < 0 && inner.table < 0 && next.dst_stride == inner.dst_stride * inner.extent &&
+                          next.src_stride == inner.src_stride * inner.extent;
+        if (contiguous)
+            inner.extent *= next.extent;
+        else
+            box.group[--top] = next;
+    }
+    i32 kept = groups + 1 - top;
+    if (top)
+        for (i32 g = 0; g < kept; g++) box.group[g] = box.group[top + g];
+
+    Group& inner = box.group[kept - 1];
+    u64 sum = (u64)inner.extent | gz_address(dst) | (u64)box.dst | 16;
+    if (!box.filled) sum |= gz_address(src) | (u64)box.src;
+    for (i32 g = 0; g + 1 < kept; g++) sum |= (u64)box.group[g].src_stride | (u64)box.group[g].dst_stride;
+    if (box.filled && 16 % itemsize) sum |= 1;
+    i32 log_word = 0;
+    while (!(sum >> log_word & 1)) log_word++;
+    if (!box.filled && ((1 << log_word) < unit || (unit & (unit - 1)))) log_word = 0;  // a word holds whole units
+    if (box.filled && log_word)
+        for (i32 b = 0; b < 16; b++) box.pattern[b] = fill[b % itemsize];
+    inner.extent >>= log_word, inner.dst_stride <<= log_word, inner.src_stride <<= log_word;
+    for (i32 g = 0; g < kept; g++) box.group[g].inverse = (u32)(0xFFFFFFFFull / (u64)box.group[g].extent);
+    box.groups = kept, box.log_word = log_word, box.words = bytes >> log_word;
+}
+
+GZ_KERNEL gz_scatter(const u8* src, u8* dst, const i64* src_offset, const i64* chunk_lo, const i64* out_lo, const i64* extent,
+                     const i64* step, const i64* src_stride, const i64* dst_stride, const i64* table, const i64* src_points,
+                     const i64* dst_points, const u8* fill, i64 dst_base, i32 groups, i32 itemsize, i32 unit, i32 tiles) {
+    __shared__ Box box;
+    i64 row = blockIdx.x / (u32)tiles, tile = blockIdx.x % (u32)tiles;
+    bool filled = src_offset[row] < 0;
+    for (i32 g = (i32)threadIdx.x; g < groups; g += (i32)blockDim.x) {
+        i64 lo = chunk_lo[row * groups + g];
+        bool points = table[g] >= 0;
+        Group& group = box.group[g];
+        group.extent = extent[row * groups + g];
+        group.table = points ? table[g] + lo : -1;
+        group.src_stride = points || filled ? 0 : step[g] * src_stride[g];
+        group.dst_stride = points ? 0 : dst_stride[g];
+    }
+    __syncthreads();
+    if (threadIdx.x == 0) {
+        box.filled = filled;
+        box.src = filled ? 0 : src_offset[row], box.dst = dst_base;
+        for (i32 g = 0; g < groups; g++) {
+            if (table[g] >= 0) continue;
+            if (!filled) box.src += chunk_lo[row * groups + g] * src_stride[g];
+            box.dst += out_lo[row * groups + g] * dst_stride[g];
+        }
+        fold(box, src, dst, src_points, dst_points, fill, groups, itemsize, unit);
+    }
+    __syncthreads();
+    i64 share = (box.words + tiles - 1) / tiles;
+    i64 first = min(tile * share, box.words), last = min(first + share, box.words);
+    if (box.log_word == 0) move_box<u8>(box, src, dst, src_points, dst_points, fill, itemsize, unit, first, last);
+    if (box.log_word == 1) move_box<u16>(box, src, dst, src_points, dst_points, fill, itemsize, unit, first, last);
+    if (box.log_word == 2) move_box<u32>(box, src, dst, src_points, dst_points, fill, itemsize, unit, first, last);
+    if (box.log_word == 3) move_box<u64>(box, src, dst, src_points, dst_points, fill, itemsize, unit, first, last);
+    if (box.log_word == 4) move_box<u128>(box, src, dst, src_points, dst_points, fill, itemsize, unit, first, last);
+}
