@@ -1,17 +1,23 @@
 """gpuzarr: read Zarr arrays, on the GPU where there is one.
 
-import gpuzarr
-array = gpuzarr.open("volume.zarr", "0")
-array[10:20, ::2]
+    import gpuzarr
+    array = gpuzarr.open("volume.zarr", "0")
+    array[10:20, ::2]
+
+The names below are loaded when they are first used, so that importing costs next to nothing.
 """
 
-from gpuzarr.api import load, open, open_array
-from gpuzarr.array import Array
-from gpuzarr.config import Config, configure, configured
-from gpuzarr.engine.source import ReadStats
-from gpuzarr.errors import GpuzarrError
-from gpuzarr.group import Group
-from gpuzarr.store.base import Store
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from gpuzarr.api import load, open, open_array
+    from gpuzarr.array import Array
+    from gpuzarr.config import Config, configure, configured
+    from gpuzarr.engine.source import ReadStats
+    from gpuzarr.errors import GpuzarrError
+    from gpuzarr.group import Group
+    from gpuzarr.store.base import Store
 
 __version__ = "0.1.0.dev0"
 
@@ -28,3 +34,29 @@ __all__ = [
     "open",
     "open_array",
 ]
+
+_ROOMS = {
+    "Array": "array",
+    "Config": "config",
+    "Group": "group",
+    "GpuzarrError": "errors",
+    "ReadStats": "engine.source",
+    "Store": "store.base",
+    "configure": "config",
+    "configured": "config",
+    "load": "api",
+    "open": "api",
+    "open_array": "api",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _ROOMS:
+        raise AttributeError(f"module 'gpuzarr' has no attribute {name!r}")
+    value = getattr(import_module(f"gpuzarr.{_ROOMS[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

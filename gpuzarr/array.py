@@ -4,20 +4,22 @@ here."""
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from gpuzarr import selection
 from gpuzarr.codecs.base import Codec
 from gpuzarr.device.choose import Place
-from gpuzarr.engine.explain import Explanation, explain
 from gpuzarr.engine.read import read
 from gpuzarr.engine.source import ReadStats, Source
 from gpuzarr.meta.dialect import read_attributes
 from gpuzarr.meta.model import ArrayMeta
 from gpuzarr.selection import Selection
 from gpuzarr.store.base import Store
+
+if TYPE_CHECKING:
+    from gpuzarr.engine.explain import Explanation
 
 
 class Array:
@@ -166,6 +168,8 @@ class Array:
     def explain(self, key: Any = ...) -> Explanation:
         """What reading `key` would do, without doing it: requests, bytes, chunks, and which stage runs
         where and why. Only shard indexes are read. Print it."""
+        from gpuzarr.engine.explain import explain
+
         return explain(self._source, selection.basic(key, self.shape), self._device)
 
     def _read(self, chosen: Selection, out: Any = None, stats: ReadStats | None = None) -> Any:

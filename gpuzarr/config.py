@@ -9,7 +9,6 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, replace
-from pathlib import Path
 from typing import Any
 
 from gpuzarr.errors import ArgumentError
@@ -44,7 +43,7 @@ class Config:
     """A chunk that decodes to more is refused."""
     max_document_nbytes: int = 64 * MiB
     """A metadata document larger than this is refused."""
-    cache_dir: str = str(Path.home() / ".cache" / "gpuzarr")
+    cache_dir: str = os.path.join(os.path.expanduser("~"), ".cache", "gpuzarr")
     """Where compiled kernels are kept."""
 
 

@@ -14,8 +14,8 @@
 
 constexpr u64 MODULUS = 65521;
 
-GZ_KERNEL gz_adler32(const u8* src, const i64* offset, const i64* nbytes, const u8* stored, const i64* stored_offset, i32 big,
-                     i32* fault) {
+GZ_KERNEL gz_adler32(const u8* src, const i64* offset, const i64* nbytes, const u8* stored,
+                     const i64* stored_offset, i32 big, i32* fault) {
     __shared__ u64 low[1024];
     __shared__ u64 high[1024];
     i64 n = nbytes[blockIdx.x];

@@ -1,12 +1,14 @@
 // Running sums, as numcodecs `delta` decodes (codecs/delta.py).
 //
-//   before   src + offset[i]:   d0 d1 d2 ...            items values of `from` bytes
-//   after    dst + i*items*to:  d0  d0+d1  d0+d1+d2 ... items values of `to` bytes
+//   before   src + offset[i]:   d0 d1 d2 ...            items values of stored_size bytes
+//   after    dst + i*items*size: d0  d0+d1  d0+d1+d2 ... items values of size bytes
 //
 // Block i serves chunk i.
-// gz_delta: integers, extended by sign if `is_signed`, summed modulo 2^64 and cut to `to` bytes. A multiple
+//
+// gz_delta: integers, extended by sign if `is_signed`, summed modulo 2^64 and cut to size bytes. A multiple
 // of 32 threads, at most 1024. The block takes a value a thread at a time: each warp sums by shuffles, the
 // warps' totals are summed by the first warp, and the total so far is carried along.
+//
 // gz_delta_float: f32 or f64, strictly in sequence by one thread, because the order of float sums shows. NaNs
 // as on x86, where the first to come stays, made quiet, and inf - inf is the negative quiet NaN.
 #include "gz.cuh"
@@ -34,15 +36,16 @@ GZ_DEVICE u64 warp_sum(u64 value) {
     return value;
 }
 
-GZ_KERNEL gz_delta(const u8* src, const i64* offset, u8* dst, i64 items, i32 from, i32 is_signed, i32 to) {
+GZ_KERNEL gz_delta(const u8* src, const i64* offset, u8* dst, i64 items, i32 stored_size, i32 is_signed,
+                   i32 size) {
     __shared__ u64 warp_total[32];
     src += offset[blockIdx.x];
-    dst += (i64)blockIdx.x * items * to;
+    dst += (i64)blockIdx.x * items * size;
     u32 lane = threadIdx.x & 31, warp = threadIdx.x >> 5, warps = blockDim.x >> 5;
     u64 carried = 0;
     for (i64 base = 0; base < items; base += blockDim.x) {
         i64 k = base + threadIdx.x;
-        u64 sum = warp_sum(k < items ? integer_at(src + k * from, from, is_signed) : 0);
+        u64 sum = warp_sum(k < items ? integer_at(src + k * stored_size, stored_size, is_signed) : 0);
         if (lane == 31) warp_total[warp] = sum;
         __syncthreads();
         if (warp == 0) {
@@ -51,28 +54,26 @@ GZ_KERNEL gz_delta(const u8* src, const i64* offset, u8* dst, i64 items, i32 fro
         }
         __syncthreads();
         if (warp) sum += warp_total[warp - 1];
-        if (k < items) put_integer(dst + k * to, to, carried + sum);
+        if (k < items) put_integer(dst + k * size, size, carried + sum);
         carried += warp_total[warps - 1];
         __syncthreads();  // the totals are read before the next round overwrites them
     }
 }
 
-template <class T, class BITS> GZ_DEVICE void sum_floats(const u8* src, u8* dst, i64 items, BITS quiet, BITS invalid) {
+template <class T, class BITS>
+GZ_DEVICE void sum_floats(const u8* src, u8* dst, i64 items, BITS quiet, BITS invalid) {
     T sum = 0;
+    BITS sum_bits = 0;
     for (i64 k = 0; k < items; k++) {
-        BITS value_bits = gz_load<BITS>(src + k * (i64)sizeof(T)), sum_bits;
-        T value = gz_load<T>(src + k * (i64)sizeof(T));
-        if (k == 0) {
-            sum_bits = value_bits;  // copied as it is
-            sum = value;
-        } else {
-            T before = sum;
-            sum = before + value;
-            sum_bits = *(BITS*)&sum;
-            if (before != before) sum_bits = gz_load<BITS>(dst + (k - 1) * (i64)sizeof(T)) | quiet;
-            else if (value != value) sum_bits = value_bits | quiet;
-            else if (sum != sum) sum_bits = invalid;
-        }
+        const u8* p = src + k * (i64)sizeof(T);
+        T value = gz_load<T>(p), before = sum;
+        sum = k ? before + value : value;
+        if (k && before != before)
+            sum_bits |= quiet;
+        else if (k == 0 || value != value)
+            sum_bits = gz_load<BITS>(p) | (k ? quiet : 0);  // the first is copied as it is
+        else
+            sum_bits = sum != sum ? invalid : *(const BITS*)&sum;
         gz_store<BITS>(dst + k * (i64)sizeof(T), sum_bits);
     }
 }

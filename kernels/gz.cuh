@@ -4,12 +4,12 @@
 // (host/shim.h). No system header is included: NVRTC has none.
 //
 // Rules for kernels
-//   name      gz_<operation>, one operation a file; parameters are scalars of the types below or pointers to them
+//   name      gz_<operation>, one operation a file; parameters are scalars of the types below or pointers
 //   helpers   GZ_DEVICE functions; templates are welcome
-//   __shared__  only inside a kernel, without initialiser; pass pointers on to helpers
+//   shared    __shared__ only inside a kernel, without initialiser; pass pointers on to helpers
 //   barriers  every thread of a block reaches every __syncthreads: no early return before one
 //   waiting   never spin on what another thread or block will write
-//   floats    compiled without contraction (--fmad=false, -ffp-contract=off) and without flushing of denormals
+//   floats    compiled without contraction (--fmad=false, -ffp-contract=off), denormals are kept
 //   input     is hostile: whatever comes from stored bytes is checked before it becomes an address
 #pragma once
 

@@ -1,6 +1,6 @@
 // Byte unshuffle, as numcodecs `shuffle` decodes (codecs/shuffle.py).
 //
-//   before   src + offset[i]:  a0 b0 c0 ...  a1 b1 c1 ...  a2 b2 c2 ...     itemsize planes of one byte of each item
+//   before   src + offset[i]:  a0 b0 c0 ...  a1 b1 c1 ...  a2 b2 c2 ...   a plane for each byte of an item
 //   after    dst + i*nbytes:   a0 a1 a2  b0 b1 b2  c0 c1 c2 ...
 //
 // Blocks: chunks × tiles; block b serves tile b % tiles of chunk b / tiles, a run of whole items. Any number
@@ -12,18 +12,20 @@
 template <i32 SIZE> GZ_DEVICE void four_items(const u8* plane, i64 items, u8* dst) {
     u32 in[SIZE];
     for (i32 b = 0; b < SIZE; b++) in[b] = *(const u32*)(plane + b * items);
-    if (SIZE == 2) {  // two items to a word
-        *(u32*)dst = __byte_perm(in[0], in[SIZE - 1], 0x5140);
-        *(u32*)(dst + 4) = __byte_perm(in[0], in[SIZE - 1], 0x7362);
-        return;
-    }
-    for (i32 b = 0; b < SIZE; b += 4) {  // four bytes of each of the four items: transpose 4 × 4
-        u32 ab = __byte_perm(in[b], in[(b + 1) % SIZE], 0x5140), cd = __byte_perm(in[(b + 2) % SIZE], in[(b + 3) % SIZE], 0x5140);
-        *(u32*)(dst + b) = __byte_perm(ab, cd, 0x5410);
-        *(u32*)(dst + SIZE + b) = __byte_perm(ab, cd, 0x7632);
-        ab = __byte_perm(in[b], in[(b + 1) % SIZE], 0x7362), cd = __byte_perm(in[(b + 2) % SIZE], in[(b + 3) % SIZE], 0x7362);
-        *(u32*)(dst + 2 * SIZE + b) = __byte_perm(ab, cd, 0x5410);
-        *(u32*)(dst + 3 * SIZE + b) = __byte_perm(ab, cd, 0x7632);
+    if constexpr (SIZE == 2) {  // two items to a word
+        *(u32*)dst = __byte_perm(in[0], in[1], 0x5140);
+        *(u32*)(dst + 4) = __byte_perm(in[0], in[1], 0x7362);
+    } else {
+        for (i32 b = 0; b < SIZE; b += 4) {  // four bytes of each of the four items: transpose 4 × 4
+            u32 low01 = __byte_perm(in[b], in[b + 1], 0x5140);
+            u32 low23 = __byte_perm(in[b + 2], in[b + 3], 0x5140);
+            u32 high01 = __byte_perm(in[b], in[b + 1], 0x7362);
+            u32 high23 = __byte_perm(in[b + 2], in[b + 3], 0x7362);
+            *(u32*)(dst + b) = __byte_perm(low01, low23, 0x5410);
+            *(u32*)(dst + SIZE + b) = __byte_perm(low01, low23, 0x7632);
+            *(u32*)(dst + 2 * SIZE + b) = __byte_perm(high01, high23, 0x5410);
+            *(u32*)(dst + 3 * SIZE + b) = __byte_perm(high01, high23, 0x7632);
+        }
     }
 }
 

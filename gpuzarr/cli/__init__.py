@@ -1,6 +1,8 @@
-"""The command line: `gpuzarr info | read | doctor | demo`. One module a command; `show` is what they print with.
+"""The command line: `gpuzarr info | read | doctor | demo`. One module a command; `show` is what they print
+with.
 
-Exit codes: 0 done, 1 a check failed, 2 an error (one line that says what, where and what next), 130 stopped with Ctrl-C.
+Exit codes: 0 done, 1 a check failed, 2 an error (one line that says what, where and what next), 130 stopped
+with Ctrl-C, 141 nobody reads on.
 """
 
 from __future__ import annotations
@@ -24,11 +26,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")  # a terminal without Unicode shows `?`, and the command goes on
+            stream.reconfigure(
+                errors="replace"
+            )  # a terminal without Unicode shows `?`, and the command goes on
     given = [_bracketed(one) for one in (sys.argv[1:] if argv is None else argv)]
     arguments = _parser().parse_args(given)
     try:
-        return COMMANDS[arguments.command].run(arguments, Screen.on(sys.stdout, arguments.plain))
+        code: int = COMMANDS[arguments.command].run(arguments, Screen.on(sys.stdout, arguments.plain))
+        return code
     except GpuzarrError as error:
         if arguments.traceback:
             raise
@@ -39,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
     except BrokenPipeError:  # whoever read our output has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+        return 141
 
 
 def _bracketed(argument: str) -> str:
@@ -51,7 +56,9 @@ def _parser() -> argparse.ArgumentParser:
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("--plain", action="store_true", help="no colours, no progress bars")
     common.add_argument("--traceback", action="store_true", help="show where in the program an error arose")
-    parser = argparse.ArgumentParser("gpuzarr", description="Read Zarr arrays, on the GPU where there is one.")
+    parser = argparse.ArgumentParser(
+        "gpuzarr", description="Read Zarr arrays, on the GPU where there is one."
+    )
     parser.add_argument("--version", action="version", version=f"gpuzarr {gpuzarr.__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, command in COMMANDS.items():

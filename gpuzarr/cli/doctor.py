@@ -87,14 +87,23 @@ def _basics() -> list[Check]:
     threads = config.current().threads
     v3, v2 = registry.names()
     checks = [
-        Check(table, "python", True, f"{platform.python_version()} on {platform.system()} {platform.machine()}"),
+        Check(
+            table, "python", True, f"{platform.python_version()} on {platform.system()} {platform.machine()}"
+        ),
         Check(table, "gpuzarr", True, gpuzarr.__version__),
     ]
     for package in REQUIRED:
         version = _version(package)
         checks.append(Check(table, package, version is not None, version or "not installed"))
     checks.append(Check(table, "processor", True, f"{_cpu()}, {threads} worker threads"))
-    checks.append(Check(table, "codecs", True, f"{len(v3)} names of Zarr v3, {len(v2)} of v2, and all that numcodecs knows"))
+    checks.append(
+        Check(
+            table,
+            "codecs",
+            True,
+            f"{len(v3)} names of Zarr v3, {len(v2)} of v2, and all that numcodecs knows",
+        )
+    )
     return checks
 
 
@@ -103,11 +112,15 @@ def _devices() -> list[Check]:
     compiler = next((found for name in COMPILERS if (found := shutil.which(name))), None)
     checks = [Check(table, "cpu", True, "always")]
     trouble = _trouble("sim") if compiler else "needs a C++ compiler"
-    checks.append(Check(table, "sim", trouble is None, trouble or f"GPU kernels on the CPU, for tests: {compiler}"))
+    checks.append(
+        Check(table, "sim", trouble is None, trouble or f"GPU kernels on the CPU, for tests: {compiler}")
+    )
     trouble = _trouble("cuda")
     checks.append(Check(table, "cuda", trouble is None, trouble or "works"))
     driver = _driver()
-    checks.append(Check(table, "  CUDA driver", driver is not None, driver or "no libcuda.so.1: no NVIDIA driver here"))
+    checks.append(
+        Check(table, "  CUDA driver", driver is not None, driver or "no libcuda.so.1: no NVIDIA driver here")
+    )
     for module, names in (
         ("cupy", ("cupy", "cupy-cuda12x", "cupy-cuda13x")),
         ("nvidia.nvcomp", ("nvidia-nvcomp-cu12", "nvidia-nvcomp-cu13")),
@@ -123,7 +136,11 @@ def _optional() -> list[Check]:
     checks = []
     for one in OPTIONAL:
         found = _found(one.module)
-        detail = f"{_version(one.package) or 'installed'}: {one.purpose}" if found else f"not installed: {one.purpose}"
+        detail = (
+            f"{_version(one.package) or 'installed'}: {one.purpose}"
+            if found
+            else f"not installed: {one.purpose}"
+        )
         hint = "" if found else f'pip install "gpuzarr[{one.extra}]"'
         checks.append(Check("Optional packages", one.package, found, detail, hint))
     return checks

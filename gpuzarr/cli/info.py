@@ -1,4 +1,5 @@
-"""gpuzarr info: show what lies in a Zarr hierarchy: its arrays, how they are cut and encoded, and their sizes."""
+"""gpuzarr info: show what lies in a Zarr hierarchy: its arrays, how they are cut and encoded, and their
+sizes."""
 
 from __future__ import annotations
 
@@ -29,7 +30,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("target", metavar="TARGET", help="a path or URL")
     parser.add_argument("path", metavar="PATH", nargs="?", default="", help="a group or array in it")
     parser.add_argument("--json", action="store_true", help="for programs")
-    parser.add_argument("--explain", nargs="?", const="...", metavar="SELECTION", help="what reading it would do")
+    parser.add_argument(
+        "--explain", nargs="?", const="...", metavar="SELECTION", help="what reading it would do"
+    )
     parser.add_argument("--depth", type=int, default=8, help="levels of groups to show (default: 8)")
     parser.add_argument("--limit", type=int, default=40, help="members of each group to show (default: 40)")
     parser.add_argument("--device", default="auto", help="what reads are explained for (default: auto)")
@@ -56,7 +59,7 @@ def run(arguments: argparse.Namespace, screen: Screen) -> int:
     return 0
 
 
-# ---------------------------------------------------------------------------------------------------- what there is
+# -------------------------------------------------------------------------------------------- what there is
 
 
 def members(group: gpuzarr.Group) -> Iterator[tuple[str, Node | GpuzarrError]]:
@@ -66,7 +69,9 @@ def members(group: gpuzarr.Group) -> Iterator[tuple[str, Node | GpuzarrError]]:
         names = sorted(name for name in children if name and "/" not in name)
     else:
         prefix = f"{group.path}/" if group.path else ""
-        names = sorted(name for name in group.store.list_dir(prefix) if not name.startswith(".") and name != "zarr.json")
+        names = sorted(
+            name for name in group.store.list_dir(prefix) if not name.startswith(".") and name != "zarr.json"
+        )
     for name in names:
         try:
             yield name, group[name]
@@ -85,16 +90,25 @@ def stored_nbytes(store: Store, path: str) -> int | None:
     return None if len(found) > _COUNTED or None in sizes else sum(size or 0 for size in sizes)
 
 
-def codec_text(codec: Codec) -> str:
-    """A codec and what is not default of it: `zstd(level=3)`."""
+def codec_text(codec: Codec, names: bool = True) -> str:
+    """A codec and what is not default of it: `zstd(level=3)`, or shorter `zstd(3)`."""
     defaults = {field.name: field.default for field in fields(codec)}
-    given = {name: value for name, value in codec.to_config().items() if defaults.get(name, ...) != value}
-    listed = ", ".join(f"{name}={brief(value, 24)}" for name, value in given.items() if value is not None)
+    given = {
+        name: value
+        for name, value in codec.to_config().items()
+        if value is not None and defaults.get(name) != value
+    }
+    if codec.name == "blosc":
+        given.pop("typesize", None)  # follows from the type
+    listed = ", ".join(
+        f"{name}={brief(value, 24)}" if names else brief(value, 24) for name, value in given.items()
+    )
     return codec.name.removeprefix("numcodecs.") + (f"({listed})" if listed else "")
 
 
-def _codecs(array: gpuzarr.Array) -> str:
-    return " → ".join(codec_text(codec) for codec in array.codecs) or "none"
+def _codecs(array: gpuzarr.Array, names: bool = True) -> str:
+    listed = [codec for codec in array.codecs if names or codec.name != "bytes"]
+    return " → ".join(codec_text(codec, names) for codec in listed) or "not compressed"
 
 
 def _counts(array: gpuzarr.Array) -> tuple[int, int]:
@@ -102,7 +116,7 @@ def _counts(array: gpuzarr.Array) -> tuple[int, int]:
     return math.prod(array.metadata.chunk_grid.shape), math.prod(array.metadata.grid.shape)
 
 
-# -------------------------------------------------------------------------------------------------------- for people
+# ----------------------------------------------------------------------------------------------- for people
 
 
 def _show_array(array: gpuzarr.Array, screen: Screen) -> None:
@@ -129,11 +143,17 @@ def _show_array(array: gpuzarr.Array, screen: Screen) -> None:
         width = max(len(stage.name) for stage in explained.stages)
         for i, stage in enumerate(explained.stages):
             label = "" if i else "decoding"
-            screen.line(f"  {label:<11}{stage.name:<{width}}  on ", (stage.place, "good"), (f"  {stage.why}", "note"))
+            screen.line(
+                f"  {label:<11}{stage.name:<{width}}  on ", (stage.place, "good"), (f"  {stage.why}", "note")
+            )
 
 
 def _show_attributes(attributes: Mapping[str, Any], screen: Screen, indent: str) -> None:
-    shown = [(name, value) for name, value in attributes.items() if name not in ("ome", "multiscales", "_ARRAY_DIMENSIONS")]
+    shown = [
+        (name, value)
+        for name, value in attributes.items()
+        if name not in ("ome", "multiscales", "_ARRAY_DIMENSIONS")
+    ]
     for i, (name, value) in enumerate(shown[:12]):
         label = "" if i else "attributes"
         screen.line(f"{indent}{label:<11}", (brief(name, 30), "number"), f" {brief(value)}")
@@ -155,9 +175,11 @@ def _branches(group: gpuzarr.Group, screen: Screen, indent: str, depth: int, lim
     found = list(islice(members(group), limit + 1)) if depth else []
     bar = "│ " if found else "  "
     for image in ome.multiscales(group.attrs):
-        axes = " ".join(f"{name} ({unit})" if unit else name for name, unit in image.axes)
+        axes = _axes(image)
         label = f" “{image.name}”" if image.name else ""
-        screen.line((indent + bar, "note"), (brief(f"OME-Zarr {image.version} image{label}: {axes}", 100), "warn"))
+        screen.line(
+            (indent + bar, "note"), (brief(f"OME-Zarr {image.version} image{label}: {axes}", 100), "warn")
+        )
         for level in image.levels:
             scale = " × ".join(f"{size:g}" for size in level.scale) or "no scale"
             screen.line((indent + bar, "note"), f"  {brief(level.path, 30)}: {scale}")
@@ -175,7 +197,11 @@ def _branches(group: gpuzarr.Group, screen: Screen, indent: str, depth: int, lim
             cells = [cell.ljust(width) for cell, width in zip(rows[name], widths, strict=True)]
             styles = ("", "type", "", "note")
             label = brief(name, 40).ljust(name_width)
-            screen.line(branch, (label, "name"), *((f"   {cell}", style) for cell, style in zip(cells, styles, strict=True)))
+            screen.line(
+                branch,
+                (label, "name"),
+                *((f"   {cell}", style) for cell, style in zip(cells, styles, strict=True)),
+            )
         else:
             screen.line(branch, (brief(name, 40), "bad"), f"   cannot be read: {brief(node, 160)}")
     if len(found) > limit:
@@ -184,14 +210,21 @@ def _branches(group: gpuzarr.Group, screen: Screen, indent: str, depth: int, lim
         screen.line((f"{indent}└── … (--depth shows more)", "note"))
 
 
+def _axes(image: ome.Multiscale) -> str:
+    units = {unit for _, unit in image.axes if unit}
+    if len(units) == 1 and all(unit for _, unit in image.axes):
+        return f"{' '.join(name for name, _ in image.axes)} in {units.pop()}"
+    return " ".join(f"{name} ({unit})" if unit else name for name, unit in image.axes)
+
+
 def _columns(array: gpuzarr.Array) -> tuple[str, str, str, str]:
     cut = f"chunks {by(array.chunks)}" + (f" in shards {by(array.shards)}" if array.shards else "")
     stored = stored_nbytes(array.store, array.path)
     size = size_text(array.nbytes) + (f" → {size_text(stored)}" if stored is not None else "")
-    return by(array.shape), str(array.dtype), cut, f"{_codecs(array)}   {size}"
+    return by(array.shape), str(array.dtype), cut, f"{_codecs(array, names=False)}   {size}"
 
 
-# ------------------------------------------------------------------------------------------------------ for programs
+# --------------------------------------------------------------------------------------------- for programs
 
 
 def _described(node: Node | GpuzarrError, depth: int, limit: int) -> dict[str, Any]:
@@ -227,7 +260,8 @@ def _described(node: Node | GpuzarrError, depth: int, limit: int) -> dict[str, A
 
 
 def plain(value: Any) -> Any:
-    """A value as strict JSON has it: NaN and infinities as the strings that Zarr uses, NumPy values as Python's."""
+    """A value as strict JSON has it: NaN and infinities as the strings that Zarr uses, NumPy values as
+    Python's."""
     if isinstance(value, Mapping):
         return {str(name): plain(one) for name, one in value.items()}
     if isinstance(value, (list, tuple)):

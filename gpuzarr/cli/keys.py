@@ -1,4 +1,5 @@
-"""Selections as text: `0, :, ::2`, with or without brackets. Integers, slices and `...`; nothing is evaluated."""
+"""Selections as text: `0, :, ::2`, with or without brackets. Integers, slices and `...`; nothing is
+evaluated."""
 
 from __future__ import annotations
 
@@ -44,7 +45,8 @@ def _item(item: str, text: str) -> Item:
 
 
 def looks_like_key(text: str) -> bool:
-    """Whether an argument can only be meant as a selection. A lone integer may also be the name of an array."""
+    """Whether an argument can only be meant as a selection. A lone integer may also be the name of an
+    array."""
     return text.startswith("[") or "," in text or "..." in text or _SLICE.fullmatch(text) is not None
 
 
@@ -57,8 +59,9 @@ def full(key: Key, shape: tuple[int, ...]) -> Key:
 
 
 def slabs(key: Key, shape: tuple[int, ...], itemsize: int, chunk: int | None, nbytes: int) -> Iterator[Key]:
-    """The parts of a full key, along the first axis of its result, of about `nbytes` each. In order they hold its result's
-    elements in C order. A part ends where a chunk ends, `chunk` being the size of one along that axis, where that works."""
+    """The parts of a full key, along the first axis of its result, of about `nbytes` each. In order they hold
+    its result's elements in C order. A part ends where a chunk ends, `chunk` being the size of one along that
+    axis, where that works."""
     axis = next((i for i, item in enumerate(key) if isinstance(item, slice)), None)
     chosen = key[axis] if axis is not None else None
     if axis is None or not isinstance(chosen, slice):

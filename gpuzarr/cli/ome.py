@@ -1,5 +1,5 @@
-"""What OME-Zarr metadata say of a group's images (NGFF 0.4 `multiscales`, 0.5 `ome.multiscales`). Takes any JSON: what is not
-as the specification has it is left out."""
+"""What OME-Zarr metadata say of a group's images (NGFF 0.4 `multiscales`, 0.5 `ome.multiscales`). Takes any
+JSON: what is not as the specification has it is left out."""
 
 from __future__ import annotations
 

@@ -12,7 +12,14 @@ from gpuzarr.errors import ArgumentError, MissingDependencyError, StoreError
 
 Pixels = NDArray[np.uint8]
 
-_STOPS = ((0, "#05070f"), (0.18, "#0b1d3a"), (0.38, "#12507a"), (0.58, "#1c9a9a"), (0.78, "#8fdca6"), (1, "#fffbe0"))
+_STOPS = (
+    (0, "#05070f"),
+    (0.18, "#0b1d3a"),
+    (0.38, "#12507a"),
+    (0.58, "#1c9a9a"),
+    (0.78, "#8fdca6"),
+    (1, "#fffbe0"),
+)
 """Night blue to warm white, even in lightness, told apart by people who see red and green alike."""
 
 
@@ -35,7 +42,9 @@ def save(pixels: Pixels, path: str) -> None:
         raise StoreError(f"cannot write {path}: {error}") from error
 
 
-def stretch(values: NDArray[Any], low: float = 0.5, high: float = 99.8, gamma: float = 1.0) -> NDArray[np.float32]:
+def stretch(
+    values: NDArray[Any], low: float = 0.5, high: float = 99.8, gamma: float = 1.0
+) -> NDArray[np.float32]:
     """Values as 0 to 1 between two percentiles of the finite ones. Constant arrays are 0, NaNs too."""
     real = np.abs(values) if values.dtype.kind == "c" else values
     plain = real.astype(np.float32)
@@ -45,17 +54,26 @@ def stretch(values: NDArray[Any], low: float = 0.5, high: float = 99.8, gamma: f
     sample = finite[:: max(finite.size // 1_000_000, 1)]
     bottom, top = (float(x) for x in np.percentile(sample, (low, high)))
     if top <= bottom:
-        bottom, top = float(finite.min()), float(finite.max())
+        bottom, top = float(np.min(finite)), float(np.max(finite))
     scaled = (np.nan_to_num(plain, nan=bottom, posinf=top, neginf=bottom) - bottom) / max(top - bottom, 1e-30)
-    return np.clip(scaled, 0, 1).astype(np.float32) ** np.float32(gamma)
+    return curve(scaled, gamma)
+
+
+def curve(scaled: NDArray[Any], gamma: float) -> NDArray[np.float32]:
+    """Values cut off at 0 and 1; a gamma below 1 lifts the dark ones."""
+    lifted: NDArray[np.float32] = np.power(np.clip(scaled, 0, 1), gamma, dtype=np.float32)
+    return lifted
 
 
 def gray(values: NDArray[Any]) -> Pixels:
-    """A 2-d array, or a 2-d array of three channels (first or last), as 8-bit pixels. uint8 colours stay as they are."""
+    """A 2-d array, or a 2-d array of three channels (first or last), as 8-bit pixels. uint8 colours stay as
+    they are."""
     squeezed = values.reshape([n for n in values.shape if n != 1] or [1, 1])
     if squeezed.ndim == 3 and squeezed.shape[0] == 3 and squeezed.shape[2] != 3:
         squeezed = np.moveaxis(squeezed, 0, 2)
-    if squeezed.dtype.kind not in "biufc" or not (squeezed.ndim == 2 or (squeezed.ndim == 3 and squeezed.shape[2] == 3)):
+    if squeezed.dtype.kind not in "biufc" or not (
+        squeezed.ndim == 2 or (squeezed.ndim == 3 and squeezed.shape[2] == 3)
+    ):
         raise ArgumentError(
             f"a selection of shape {values.shape} and type {values.dtype} is not a picture",
             hint="select numbers of two dimensions, or of two and three channels",
@@ -88,10 +106,12 @@ def fit(pixels: Pixels, width: int, height: int) -> Any:
     image = module.Image.fromarray(np.ascontiguousarray(pixels))
     factor = min(width / image.width, height / image.height)
     size = (max(round(image.width * factor), 1), max(round(image.height * factor), 1))
-    return image.resize(size, module.Image.Resampling.LANCZOS if factor < 1 else module.Image.Resampling.BICUBIC)
+    return image.resize(
+        size, module.Image.Resampling.LANCZOS if factor < 1 else module.Image.Resampling.BICUBIC
+    )
 
 
 def frame_colours(count: int) -> Sequence[tuple[int, int, int]]:
     """Colours that stand out from the map, from amber to rose."""
-    ends = np.array([(255, 200, 87), (255, 107, 129)])
-    return [tuple(int(c) for c in ends[0] + (ends[1] - ends[0]) * i / max(count - 1, 1)) for i in range(count)]  # type: ignore[misc]
+    steps = [i / max(count - 1, 1) for i in range(count)]
+    return [(255, round(200 - 93 * step), round(87 + 42 * step)) for step in steps]

@@ -25,7 +25,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's arguments."""
     parser.add_argument("target", metavar="TARGET", help="a path or URL")
     parser.add_argument("path", metavar="PATH", nargs="?", default="", help="the array in it")
-    parser.add_argument("selection", metavar="SELECTION", nargs="?", help='as in NumPy: "0, :, ::2"; default: all')
+    parser.add_argument(
+        "selection", metavar="SELECTION", nargs="?", help='as in NumPy: "0, :, ::2"; default: all'
+    )
     parser.add_argument("-o", "--output", default="-", help="out.npy, out.png, or - for stdout (default)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N (default: auto)")
     parser.add_argument("--option", action="append", default=[], metavar="NAME=VALUE", help="storage option")
@@ -53,8 +55,8 @@ def run(arguments: argparse.Namespace, screen: Screen) -> int:
 
 
 def _opened(arguments: argparse.Namespace) -> tuple[gpuzarr.Array, keys.Key]:
-    """The array and the key. A single argument behind the target is a path, unless only a selection looks like that, or
-    the target is an array itself."""
+    """The array and the key. A single argument behind the target is a path, unless only a selection looks
+    like that, or the target is an array itself."""
     path, text = arguments.path, arguments.selection
     if text is None and keys.looks_like_key(path):
         path, text = "", path
@@ -99,10 +101,13 @@ def _save(path: str, array: gpuzarr.Array, key: keys.Key, screen: Screen) -> Non
 
 
 def _write_npy(stream: BinaryIO, array: gpuzarr.Array, key: keys.Key, screen: Screen) -> None:
-    """The header, then the elements slab by slab, so that memory stays bounded and a pipe is fed while reading."""
+    """The header, then the elements slab by slab, so that memory stays bounded and a pipe is fed while
+    reading."""
     dtype = array.dtype
     if dtype.kind == "O":
-        raise ArgumentError(f"{array.name} holds objects, which have no .npy form", hint="print a selection of it")
+        raise ArgumentError(
+            f"{array.name} holds objects, which have no .npy form", hint="print a selection of it"
+        )
     if dtype.kind == "T":  # strings of any length: as long as the longest
         found = host(array.read(key)).astype("U")
         np.lib.format.write_array_header_2_0(stream, np.lib.format.header_data_from_array_1_0(found))
@@ -115,7 +120,9 @@ def _write_npy(stream: BinaryIO, array: gpuzarr.Array, key: keys.Key, screen: Sc
     chunk = array.chunks[axis] if array.ndim else None
     total = int(np.prod(shape, dtype=object)) * dtype.itemsize
     with screen.progress(f"reading {by(shape)} {dtype}", total) as advance:
-        for part in keys.slabs(key, array.shape, dtype.itemsize, chunk if isinstance(chunk, int) else None, _SLAB):
+        for part in keys.slabs(
+            key, array.shape, dtype.itemsize, chunk if isinstance(chunk, int) else None, _SLAB
+        ):
             found = np.ascontiguousarray(host(array.read(part)))
             stream.write(memoryview(found.reshape(-1).view(np.uint8)))
             advance(found.nbytes)

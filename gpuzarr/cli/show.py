@@ -1,7 +1,8 @@
-"""What commands print with: lines, tables, progress; in colour on a terminal if `rich` is installed, else plain.
+"""What commands print with: lines, tables, progress; in colour on a terminal if `rich` is installed, else
+plain.
 
-A line is made of parts: a text, or (text, style), a style being one of STYLES. What comes out of files passes `clean`:
-control characters in a stranger's attributes would otherwise reach the terminal.
+A line is made of parts: a text, or (text, style), a style being one of STYLES. What comes out of files passes
+`clean`: control characters in a stranger's attributes would otherwise reach the terminal.
 """
 
 from __future__ import annotations
@@ -18,12 +19,12 @@ from gpuzarr.engine.explain import size_text
 from gpuzarr.errors import ArgumentError
 
 STYLES = {
-    "name": "bold cyan", "title": "bold", "type": "green", "note": "dim", "good": "bold green", "bad": "bold red",
-    "warn": "yellow", "number": "magenta",
+    "name": "bold cyan", "title": "bold", "type": "green", "note": "dim", "number": "magenta",
+    "good": "bold green", "warn": "yellow", "bad": "bold red",
 }  # fmt: skip
 
 Part = str | tuple[str, str]
-Advance = Callable[[int], None]
+Advance = Callable[[float], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,11 +67,17 @@ class Screen:
         self.line(("  ".join(_flush(title, i, widths[i]) for i, title in enumerate(header)), "title"))
         self.line(("  ".join("─" * width for width in widths), "note"))
         for row in cells:
-            self.line(*((("  " if i else "") + _flush(text, i, widths[i]), style) for i, (text, style) in enumerate(row)))
+            self.line(
+                *(
+                    (("  " if i else "") + _flush(text, i, widths[i]), style)
+                    for i, (text, style) in enumerate(row)
+                )
+            )
 
     @contextmanager
-    def progress(self, label: str, total: int) -> Iterator[Advance]:
-        """Yields what to call with the amount done since the last call. Shown on stderr, so that stdout may be piped."""
+    def progress(self, label: str, total: float) -> Iterator[Advance]:
+        """Yields what to call with the amount done since the last call. Shown on stderr, so that stdout may
+        be piped."""
         began = perf_counter()
         if self.console is None or not sys.stderr.isatty():
             yield lambda _: None
@@ -78,7 +85,12 @@ class Screen:
             from rich.console import Console
             from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-            columns = (TextColumn("{task.description}"), BarColumn(36), TaskProgressColumn(), TimeRemainingColumn())
+            columns = (
+                TextColumn("{task.description}"),
+                BarColumn(36),
+                TaskProgressColumn(),
+                TimeRemainingColumn(),
+            )
             with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
                 task = bar.add_task(label, total=total)
                 yield lambda amount: bar.advance(task, amount)

@@ -1,12 +1,15 @@
 """The demo's volume: an organoid under a light-sheet microscope, made from a seed.
 
-Cells are the Voronoi regions of a jittered grid: bright membranes between them, nuclei in them, some of them labelled. Around
-and between grow filaments. All of that is drawn at half the resolution, as optics would blur it anyway; then every block is
-magnified and gets its photon noise from a seed of its own. So blocks can be made in any order, by any thread.
+Cells are the Voronoi regions of a jittered grid: bright membranes between them, nuclei in them, some of them
+labelled. Around and between grow filaments. All of that is drawn at half the resolution, as optics would blur
+it anyway; then every block is magnified and gets its photon noise from a seed of its own. So blocks can be
+made in any order, by any thread.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from functools import reduce
 from itertools import product
@@ -40,6 +43,12 @@ class Recipe:
         return [tuple(slice(a, min(a + s, n)) for a, s, n in zip(at, self.shards, self.shape, strict=True))
                 for at in product(*starts)]  # fmt: skip
 
+    @property
+    def title(self) -> str:
+        """Its shape and size, for people."""
+        nbytes = 2 * self.shape[0] * self.shape[1] * self.shape[2]
+        return f"{' × '.join(str(n) for n in self.shape)} uint16, {nbytes / 1e6:.0f} MB"
+
     def key(self) -> str:
         """Tells one volume from another."""
         return f"{self.version}-{self.seed}-{self.shape}-{self.chunks}-{self.shards}-{self.levels}"
@@ -49,19 +58,27 @@ SMALL = Recipe((64, 128, 192), (32, 32, 32), (64, 64, 96), 3)
 FULL = Recipe((320, 640, 768), (64, 64, 64), (64, 320, 384), 4)
 
 
-def anatomy(recipe: Recipe) -> Field:
-    """Expected light at half the resolution, one element wider than the volume on every side."""
+def anatomy(recipe: Recipe, threads: int, advance: Callable[[float], None]) -> Field:
+    """Expected light at half the resolution, one element wider than the volume on every side. `advance` gets
+    the parts of the work done, which add up to 1."""
     shape = tuple(n // 2 + 2 for n in recipe.shape)
     rng = np.random.default_rng(recipe.seed)
     cells = np.empty(shape, np.float32)
     counts = tuple(-(-n // _CELL) for n in shape)
     grid = tuple(n + 2 for n in counts)
     centres = rng.uniform(0.1, 0.9, (3, *grid)).astype(np.float32)
-    labelled = np.where(rng.random(grid) < 0.16, rng.uniform(0.8, 1.7, grid), rng.uniform(0.1, 0.34, grid))
-    for layer in range(counts[0]):
-        lit = _layer(layer, centres, labelled.astype(np.float32), counts)
+    labels = np.where(rng.random(grid) < 0.16, rng.uniform(0.8, 1.7, grid), rng.uniform(0.1, 0.34, grid))
+    labels = labels.astype(np.float32)
+
+    def draw(layer: int) -> None:
+        lit = _layer(layer, centres, labels, counts)
         z = slice(layer * _CELL, min((layer + 1) * _CELL, shape[0]))
         cells[z] = lit[: z.stop - z.start, : shape[1], : shape[2]]
+
+    with ThreadPoolExecutor(threads) as pool:
+        for done in as_completed([pool.submit(draw, layer) for layer in range(counts[0])]):
+            done.result()
+            advance(1 / counts[0])
     wall, haze = _organoid(shape, rng)
     cells *= wall
     cells += haze
@@ -70,8 +87,8 @@ def anatomy(recipe: Recipe) -> Field:
 
 
 def _layer(layer: int, centres: Field, labelled: Field, counts: tuple[int, ...]) -> Field:
-    """Membranes and nuclei of one layer of grid cells. Elements are held as [z, y, x in the cell, cell y, cell x], so that
-    nothing has to be looked up: a neighbouring cell's centre is a shift of the grid."""
+    """Membranes and nuclei of one layer of grid cells. Elements are held as [z, y, x in the cell, cell y,
+    cell x], so that nothing has to be looked up: a neighbouring cell's centre is a shift of the grid."""
     _, ny, nx = counts
     inside = (np.arange(_CELL, dtype=np.float32) + 0.5) / _CELL
     nearest = np.full((_CELL, _CELL, _CELL, ny, nx), 9, np.float32)
@@ -90,7 +107,8 @@ def _layer(layer: int, centres: Field, labelled: Field, counts: tuple[int, ...])
     membrane = np.exp(-(((second - nearest) / 0.10) ** 2))
     nucleus = 1 / (1 + np.exp((nearest - 0.27) * 30))
     lit = 420 * membrane + label * (900 * nucleus + 160)
-    return np.ascontiguousarray(lit.transpose(0, 3, 1, 4, 2)).reshape(_CELL, ny * _CELL, nx * _CELL)
+    ordered: Field = np.ascontiguousarray(lit.transpose(0, 3, 1, 4, 2), np.float32)
+    return ordered.reshape(_CELL, ny * _CELL, nx * _CELL)
 
 
 def _organoid(shape: tuple[int, ...], rng: np.random.Generator) -> tuple[Field, Field]:
@@ -104,7 +122,9 @@ def _organoid(shape: tuple[int, ...], rng: np.random.Generator) -> tuple[Field, 
     )
     wall = 1 / (1 + np.exp((outer - 0.92) * 40)) / (1 + np.exp((1 - hollow) * 18))
     wall *= 0.8 + 0.25 * _smooth(shape, (5, 9, 11), rng)
-    return wall.astype(np.float32), (14 + 60 * np.exp(-3 * np.maximum(outer - 0.5, 0) ** 2) * (1 - 0.25 * x)).astype(np.float32)
+    return wall.astype(np.float32), (
+        14 + 60 * np.exp(-3 * np.maximum(outer - 0.5, 0) ** 2) * (1 - 0.25 * x)
+    ).astype(np.float32)
 
 
 def _smooth(shape: tuple[int, ...], knots: tuple[int, ...], rng: np.random.Generator) -> Field:
@@ -131,11 +151,14 @@ def _filaments(cells: Field, rng: np.random.Generator) -> None:
         for _ in range(int(rng.integers(150, 600))):
             bend = 0.97 * bend + rng.normal(0, 0.006)
             angle, tilt = angle + bend, 0.98 * tilt + rng.normal(0, 0.02)
-            at = at + (np.sin(tilt), np.cos(tilt) * np.sin(angle), np.cos(tilt) * np.cos(angle))
+            at += (np.sin(tilt), np.cos(tilt) * np.sin(angle), np.cos(tilt) * np.cos(angle))
             middle = np.round(at).astype(int)
             if np.any(middle < reach) or np.any(middle + reach >= cells.shape):
                 break
-            fall = [np.exp(-(((around + m - a) / 1.1) ** 2)).astype(np.float32) for m, a in zip(middle, at, strict=True)]
+            fall = [
+                np.exp(-(((around + m - a) / 1.1) ** 2)).astype(np.float32)
+                for m, a in zip(middle, at, strict=True)
+            ]
             spot = tuple(slice(m - reach, m + reach + 1) for m in middle)
             glow = light * fall[0][:, None, None] * fall[1][:, None] * fall[2]
             np.maximum(cells[spot], glow + 0.5 * cells[spot], out=cells[spot])

@@ -94,12 +94,16 @@ class PackBits(Codec):
                 )
             stored = stored[1:] if at_start else stored[:-1]
         width, first, end = self._bits(decoded)
+        if end - first == width:
+            return _in_order(stored.reshape(components, width // 8), decoded)
+        if decoded.dtype.kind == "b":
+            return np.unpackbits(stored, count=bits, bitorder="little")
         plain = np.zeros((components, width), np.uint8)
         plain[:, first:end] = np.unpackbits(stored, count=bits, bitorder="little").reshape(
             components, end - first
         )
         if decoded.dtype.kind == "i" or decoded.dtype.name in ("int2", "int4"):
-            plain[:, end:] = plain[:, end - 1 : end]
+            plain[:, end : NARROW.get(decoded.dtype.name, width)] = plain[:, end - 1 : end]
         values = np.packbits(plain, axis=1, bitorder="little")
         return _in_order(values, decoded).view(decoded.dtype).reshape(decoded.shape)
 

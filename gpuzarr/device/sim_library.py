@@ -1,8 +1,8 @@
 """Kernels as shared libraries of this machine: compiled by a C++ compiler, loaded with ctypes, kept by hash.
 
 Each kernel becomes one library, compiled when it is first launched, with the scheduler of `kernels/host`. The
-compiler is `$CXX`, else g++, c++ or clang++. `GPUZARR_SIM_SANITIZE=1` adds AddressSanitizer and UBSan; then the
-process must run with libasan preloaded (`tests/sanitize.sh`).
+compiler is `$CXX`, else g++, c++ or clang++. `GPUZARR_SIM_SANITIZE=1` adds AddressSanitizer and UBSan; the
+process then needs libasan preloaded (`tests/sanitize.sh`).
 """
 
 from __future__ import annotations

@@ -148,7 +148,8 @@ class _Waves:
         grown = np.array(made, np.float64)[self.plan.shape[rows]]
         columns = 8 * (6 + 3 * len(self.target.strides))
         present = self.plan.nbytes[rows] != ABSENT
-        return (grown + payload_nbytes + _ALIGN) * present + columns
+        cost: NDArray[np.float64] = (grown + payload_nbytes + _ALIGN) * present + columns
+        return cost
 
     def _start(self, first: int, last: int) -> list[Future[list[Payload]]]:
         """Fetch the rows of a wave on the pool's threads, and run their host stages."""
@@ -175,7 +176,7 @@ class _Waves:
         for key, (row, end) in zip(keys, spans, strict=True):
             start = int(plan.start[row])
             whole = plan.nbytes[row] == WHOLE
-            stop = int((plan.start[row:end] + plan.nbytes[row:end]).max())
+            stop = int(np.max(plan.start[row:end] + plan.nbytes[row:end]))
             requests.append(body(key, start, WHOLE if whole else stop - start))
         try:
             found = source.fetch(requests, self.stats)

@@ -14,11 +14,10 @@ import itertools
 import os
 import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from functools import partial
 from types import EllipsisType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +29,9 @@ from gpuzarr.errors import ChunkError, GpuzarrError
 from gpuzarr.plan.table import ABSENT, WHOLE, Int64s, Plan
 from gpuzarr.selection import Span
 from gpuzarr.store.base import Buffer, Request
+
+if TYPE_CHECKING:
+    from concurrent.futures import ThreadPoolExecutor
 
 _KEPT = 8 << 20
 """Scratch memory that a thread keeps between reads."""
@@ -349,6 +351,8 @@ def pool() -> ThreadPoolExecutor:
     global _pool
     threads = config.current().threads
     with _pool_lock:
+        from concurrent.futures import ThreadPoolExecutor
+
         if _pool is None or _pool[:2] != (os.getpid(), threads):
             _pool = (os.getpid(), threads, ThreadPoolExecutor(threads, "gpuzarr"))
         return _pool[2]
@@ -370,6 +374,8 @@ def run_all(tasks: list[Callable[[], None]]) -> None:
                 tasks[i]()
             except BaseException as error:
                 failed.append(error)
+
+    from concurrent.futures import wait
 
     futures = [pool().submit(work) for _ in range(helpers)]
     work()

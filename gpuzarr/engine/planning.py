@@ -37,7 +37,7 @@ def check_out(out: Any, selection: Selection, dtype: np.dtype[Any]) -> None:
     """`out` must have the result's shape, and a type that holds the array's values."""
     if tuple(out.shape) != selection.result_shape:
         raise ArgumentError(f"out has shape {tuple(out.shape)}, the selection {selection.result_shape}")
-    if out.dtype != dtype and not np.can_cast(dtype, out.dtype, "same_kind"):
+    if out.dtype != dtype and not np.can_cast(dtype, out.dtype, "safe"):
         raise ArgumentError(f"out has type {out.dtype}, the array {dtype}", hint="give an array of that type")
     if isinstance(out, np.ndarray) and not out.flags.writeable:
         raise ArgumentError("out is read-only")

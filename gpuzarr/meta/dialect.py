@@ -121,7 +121,7 @@ def _child(document: Mapping[str, Any], at: str, meta: GroupMeta, name: str) -> 
     except GpuzarrError as error:
         error.located(array=at)
         raise
-    if isinstance(node, GroupMeta) and node.children is None and meta.children is not None:
+    if isinstance(node, GroupMeta) and not node.children and meta.children is not None:
         below = {
             key.removeprefix(f"{name}/"): doc
             for key, doc in meta.children.items()

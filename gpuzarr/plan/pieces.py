@@ -10,9 +10,13 @@ from math import prod
 
 import numpy as np
 
+from gpuzarr.errors import LimitError
 from gpuzarr.grid import Axis, Grid
 from gpuzarr.plan.table import WHOLE, Int64s, Plan, PointTable
 from gpuzarr.selection import Points, Selection, Span
+
+
+_MOST_ROWS = 1 << 27  # a row takes some 200 bytes
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -27,6 +31,7 @@ def plan_pieces(selection: Selection, grid: Grid) -> tuple[Plan, Cells]:
     cuts = [_cut(group, grid) for group in selection.groups]
     counts = [len(cut.extent) for cut in cuts]
     n = prod(counts)
+    _check_rows(n)
     cells = np.zeros((n, len(grid.axes)), np.int64)
     chunk_lo, out_lo, extent = (np.zeros((n, len(cuts)), np.int64) for _ in range(3))
     for g, (group, cut) in enumerate(zip(selection.groups, cuts, strict=True)):
@@ -72,6 +77,11 @@ class _Cut:
     points: PointTable | None = None
 
 
+def _check_rows(count: int) -> None:
+    if count > _MOST_ROWS:
+        raise LimitError(f"the selection touches {count:,} chunks, more than {_MOST_ROWS:,}", hint="read it in parts")
+
+
 def _cut(group: Span | Points, grid: Grid) -> _Cut:
     return _cut_span(group, grid.axes[group.axis]) if isinstance(group, Span) else _cut_points(group, grid)
 
@@ -79,6 +89,7 @@ def _cut(group: Span | Points, grid: Grid) -> _Cut:
 def _cut_span(span: Span, axis: Axis) -> _Cut:
     ends = np.array([span.start, span.start + (span.count - 1) * span.step], np.int64)
     first, last = axis.chunk_of(ends) if span.count else (0, -1)
+    _check_rows(min(int(last) - int(first) + 1, span.count))
     if last - first < span.count:
         chunks = np.arange(first, last + 1, dtype=np.int64)
     else:  # steps longer than chunks: most are skipped

@@ -10,7 +10,6 @@ import errno
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from gpuzarr.errors import StoreError
 from gpuzarr.store.base import Buffer, Place, Request, Traits, clean_key
@@ -99,15 +98,15 @@ class LocalStore:
 
     def list(self, prefix: str = "") -> Iterator[str]:
         """Files below `prefix`, links not followed out of their directory."""
-        top = Path(self.root, prefix)
+        top = os.path.join(self.root, prefix)
         for directory, _, files in os.walk(top, followlinks=self.follow_symlinks):
             for name in files:
-                yield Path(directory, name).relative_to(self.root).as_posix()
+                yield os.path.relpath(os.path.join(directory, name), self.root)
 
     def list_dir(self, prefix: str = "") -> Iterator[str]:
         """Names in one directory."""
         try:
-            return iter(sorted(os.listdir(Path(self.root, prefix))))
+            return iter(sorted(os.listdir(os.path.join(self.root, prefix))))
         except OSError as error:
             if error.errno in _ABSENT:
                 return iter(())

@@ -1,6 +1,6 @@
 """Targets to stores: paths, URLs, mappings, archives by suffix.
 
-fsspec is imported when a URL needs it, so that local reads start fast.
+fsspec and zipfile are imported when a target needs them, so that local reads start fast.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from gpuzarr.errors import ArgumentError, MissingDependencyError, NotFoundError,
 from gpuzarr.store.base import Store
 from gpuzarr.store.local import LocalStore
 from gpuzarr.store.memory import MappingStore
-from gpuzarr.store.zip import ZipStore
 
 _EXTRAS = {"s3": "s3", "s3a": "s3", "http": "http", "https": "http"}
 
@@ -50,6 +49,8 @@ def _local(path: str, options: dict[str, Any]) -> Store:
             raise StoreError(
                 f"{path} is a file, and not a .zip", hint="open the directory that holds the array"
             )
+        from gpuzarr.store.zip import ZipStore
+
         return ZipStore.open(absolute, absolute)
     if not os.path.isdir(absolute):
         raise NotFoundError(f"no such directory: {absolute}")
@@ -74,6 +75,8 @@ def _remote(url: str, options: dict[str, Any]) -> Store:
     except (ValueError, OSError) as error:
         raise StoreError(f"cannot open {shown}: {error}") from error
     if root.lower().endswith(".zip"):
+        from gpuzarr.store.zip import ZipStore
+
         try:
             return ZipStore.open(fs.open(root, "rb"), shown)
         except FileNotFoundError as error:

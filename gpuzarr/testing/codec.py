@@ -87,9 +87,9 @@ class CodecContract:
         for chunk in (case.encoded, bytearray(case.encoded), memoryview(case.encoded), aligned):
             found = as_array(case.codec.decode(chunk, case.spec), case.spec)
             assert equal(found, case.decoded)
-        found = self._decoded(case, case.encoded)
-        assert found is not None
-        assert equal(found, case.decoded)
+        through = self._decoded(case, case.encoded)
+        assert through is not None
+        assert equal(through, case.decoded)
 
     def test_round_trip(self, case: CodecCase) -> None:
         """What the codec encodes, it decodes; encoding leaves its input as it is."""

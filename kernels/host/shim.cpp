@@ -9,6 +9,7 @@
 // The four orders: forward, reversed, and two shuffles, drawn anew each round, which also hold whole warps
 // back at random, because a missing barrier shows only when one warp runs ahead of another. Blocks follow the
 // order too.
+#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -165,12 +166,21 @@ void prepare(Fiber& f) {
 i32 take_idle() {
     if (idle_count) return idle[--idle_count];
     size_t page = (size_t)sysconf(_SC_PAGESIZE);
-    u8* mapped = (u8*)mmap(nullptr, STACK + page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    int how = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;
+    u8* mapped = (u8*)mmap(nullptr, STACK + page, PROT_READ | PROT_WRITE, how, -1, 0);
     if (mapped == MAP_FAILED) abort();
     mprotect(mapped, page, PROT_NONE);  // running off a stack is a fault, not a neighbour's bytes
     fiber[fibers].stack = mapped + page;
     prepare(fiber[fibers]);
     return fibers++;
+}
+
+__attribute__((format(printf, 1, 2))) void say(const char* format, ...) {
+    size_t said = strlen(report);
+    va_list values;
+    va_start(values, format);
+    vsnprintf(report + said, report_size - said, format, values);
+    va_end(values);
 }
 
 [[noreturn]] void fail() {
@@ -198,15 +208,16 @@ void arrange() {
 #ifdef GZ_ASAN
 __attribute__((no_sanitize_address))
 #endif
-void fill_shared() {
-    for (volatile u8* p = __start_gz_shared; p < __stop_gz_shared; p++) *p = 0xA5;  // whatever the last block left
+void fill_shared() {  // with garbage: nothing outlives a block
+    for (volatile u8* p = __start_gz_shared; p < __stop_gz_shared; p++) *p = 0xA5;
 }
 
 bool start_block() {
     if (blocks == block_count) return false;
     i64 k = blocks++;
     if (order == 1) k = block_count - 1 - k;
-    if (order >= 2) k = (i64)(((unsigned __int128)(u64)k * (u64)stride + (u64)order) % (u64)block_count);  // a permutation
+    if (order >= 2)  // a permutation
+        k = (i64)(((unsigned __int128)(u64)k * (u64)stride + (u64)order) % (u64)block_count);
     blockIdx.x = (u32)k;
     fill_shared();
     for (i32 t = 0; t < threads; t++) thread[t].state = READY, thread[t].fiber = -1, round_[t] = t;
@@ -225,8 +236,9 @@ void complete_warp(i32 first) {
         bool whole = true;
         for (i32 j = 0; j < lanes && whole; j++) {
             if (!(lane[i].mask >> j & 1) || lane[j].state == RETURNED) continue;
+            bool same_place = lane[j].line == lane[i].line && lane[j].file == lane[i].file;
             whole = lane[j].state == AT_WARP && lane[j].op == lane[i].op && lane[j].mask == lane[i].mask &&
-                    (lane[i].op == GZ_SYNCWARP || (lane[j].line == lane[i].line && lane[j].file == lane[i].file));
+                    (same_place || lane[i].op == GZ_SYNCWARP);
             group |= 1u << j, votes |= (u32)(lane[j].value != 0) << j;
         }
         if (!whole) continue;
@@ -287,21 +299,21 @@ bool complete_barrier() {
         for (at = 0; thread[at].state != AT_WARP;) at++;
     const Thread& waits = thread[at];
     bool barrier = waits.state == AT_BARRIER;
-    for (i32 t = 0; t < threads && other < 0; t++)
-        if (barrier ? thread[t].state != AT_BARRIER || thread[t].line != waits.line
-                    : t / 32 == at / 32 && t != at && waits.mask >> (t & 31) & 1 && thread[t].state != RETURNED)
-            other = t;
-    i32 n = barrier ? snprintf(report, report_size, "the barrier at %s:%d is reached by %d of the %d threads of block %u",
-                               base(waits.file), waits.line, reached, threads, blockIdx.x)
-                    : snprintf(report, report_size, "thread %d of block %u waits at %s:%d for the lanes %08x of its warp", at,
-                               blockIdx.x, base(waits.file), waits.line, waits.mask);
-    if (other >= 0 && n > 0 && (size_t)n < report_size) {
-        if (thread[other].state == RETURNED)
-            snprintf(report + n, report_size - (size_t)n, "; thread %d has returned", other);
-        else
-            snprintf(report + n, report_size - (size_t)n, "; thread %d waits at %s:%d", other, base(thread[other].file),
-                     thread[other].line);
+    for (i32 t = 0; t < threads && other < 0; t++) {
+        const Thread& b = thread[t];
+        bool named = t / 32 == at / 32 && t != at && waits.mask >> (t & 31) & 1 && b.state != RETURNED;
+        if (barrier ? b.state != AT_BARRIER || b.line != waits.line : named) other = t;
     }
+    if (barrier)
+        say("the barrier at %s:%d is reached by %d of the %d threads of block %u", base(waits.file), waits.line,
+            reached, threads, blockIdx.x);
+    else
+        say("thread %d of block %u waits at %s:%d for the lanes %08x of its warp", at, blockIdx.x,
+            base(waits.file), waits.line, waits.mask);
+    if (other >= 0 && thread[other].state == RETURNED)
+        say("; thread %d has returned", other);
+    else if (other >= 0)
+        say("; thread %d waits at %s:%d", other, base(thread[other].file), thread[other].line);
     fail();
 }
 
@@ -315,7 +327,7 @@ bool refill() {
         for (i32 pass = 0; pass < 2; pass++, held = -1) {
             round_length = 0;
             for (i32 t = 0; t < threads; t++)
-                if (thread[t].state == READY && (held < 0 || ((t >> 5) & 7) != held)) round_[round_length++] = t;
+                if (thread[t].state == READY && ((t >> 5) & 7) != held) round_[round_length++] = t;
             if (round_length) {
                 arrange();
                 return true;
@@ -355,8 +367,8 @@ void worker() {
 u64 wait(State state, u32 op, u32 mask, u64 value, u32 source, const char* file, i32 line) {
     i32 me = current;
     Thread& self = thread[me];
-    self.op = op, self.mask = mask, self.value = value, self.source = source, self.file = file, self.line = line;
-    self.state = state;
+    self.op = op, self.mask = mask, self.value = value, self.source = source;
+    self.file = file, self.line = line, self.state = state;
     i32 t = next();  // never -1: this thread has not returned
     if (thread[t].fiber < 0) {
         starting = t;
@@ -374,29 +386,29 @@ i32 gz_host_barrier(gz_vote vote, i32 value, const char* file, i32 line) {
 
 u64 gz_host_warp(gz_op op, u32 mask, u64 value, u32 source, const char* file, i32 line) {
     if (op != GZ_ACTIVE && !(mask >> (current & 31) & 1)) {
-        snprintf(report, report_size, "thread %d of block %u calls a warp operation at %s:%d without being in its mask %08x",
-                 current, blockIdx.x, base(file), line, mask);
+        say("thread %d of block %u calls a warp operation at %s:%d without being in its mask %08x", current,
+            blockIdx.x, base(file), line, mask);
         fail();
     }
     return wait(AT_WARP, op, mask, value, source, file, line);
 }
 
 void gz_host_trap(const char* file, i32 line) {
-    snprintf(report, report_size, "thread %d of block %u trapped at %s:%d", current, blockIdx.x, base(file), line);
+    say("thread %d of block %u trapped at %s:%d", current, blockIdx.x, base(file), line);
     fail();
 }
 
 // Run one launch to its end. 0, or 1 with what went wrong in `text`. One launch at a time in a process.
-extern "C" __attribute__((visibility("hidden"))) i32 gz_host_run(void (*thread_body)(), i64 n_blocks, i32 n_threads,
-                                                                   i32 thread_order, char* text, i64 text_size) {
+extern "C" __attribute__((visibility("hidden")))
+i32 gz_host_run(void (*thread_body)(), i64 n_blocks, i32 n_threads, i32 thread_order, char* text, i64 size) {
     if (failed) {  // the threads of a failed launch still lie on their stacks: take those back
         idle_count = 0;
         for (i32 i = fibers - 1; i >= 0; i--) prepare(fiber[i]), idle[idle_count++] = i;
     }
     body = thread_body, blocks = 0, block_count = n_blocks, threads = n_threads, order = thread_order;
-    report = text, report_size = (size_t)text_size, failed = false, starting = -1;
+    text[0] = 0, report = text, report_size = (size_t)size, failed = false, starting = -1;
     seed = 0x9E3779B97F4A7C15ull * (u64)(order + 1);
-    for (stride = n_blocks / 2 + 1;; stride++) {  // a step that has no divisor in common with the number of blocks
+    for (stride = n_blocks / 2 + 1;; stride++) {  // no divisor in common with the number of blocks
         i64 a = stride, b = n_blocks;
         while (b) {
             i64 rest = a % b;

@@ -36,7 +36,9 @@ static inline void __syncthreads(GZ_HERE) { gz_host_barrier(GZ_NONE, 0, file, li
 static inline i32 __syncthreads_count(i32 v, GZ_HERE) { return gz_host_barrier(GZ_COUNT, v, file, line); }
 static inline i32 __syncthreads_or(i32 v, GZ_HERE) { return gz_host_barrier(GZ_OR, v, file, line); }
 static inline i32 __syncthreads_and(i32 v, GZ_HERE) { return gz_host_barrier(GZ_AND, v, file, line); }
-static inline void __syncwarp(u32 mask = 0xffffffffu, GZ_HERE) { gz_host_warp(GZ_SYNCWARP, mask, 0, 0, file, line); }
+static inline void __syncwarp(u32 mask = 0xffffffffu, GZ_HERE) {
+    gz_host_warp(GZ_SYNCWARP, mask, 0, 0, file, line);
+}
 static inline u32 __activemask(GZ_HERE) { return (u32)gz_host_warp(GZ_ACTIVE, 0, 0, 0, file, line); }
 static inline u32 __ballot_sync(u32 mask, i32 predicate, GZ_HERE) {
     return (u32)gz_host_warp(GZ_BALLOT, mask, predicate != 0, 0, file, line);
@@ -128,7 +130,9 @@ static inline u32 __byte_perm(u32 x, u32 y, u32 selector) {
     }
     return picked;
 }
-static inline u32 __funnelshift_l(u32 lo, u32 hi, u32 n) { return (u32)(((((u64)hi << 32) | lo) << (n & 31)) >> 32); }
+static inline u32 __funnelshift_l(u32 lo, u32 hi, u32 n) {
+    return (u32)(((((u64)hi << 32) | lo) << (n & 31)) >> 32);
+}
 static inline u32 __funnelshift_r(u32 lo, u32 hi, u32 n) { return (u32)((((u64)hi << 32) | lo) >> (n & 31)); }
 
 template <class To, class From> static inline To gz_host_bits(From from) {

@@ -1,0 +1,56 @@
+"""Every entry of the corpus decodes to its digest, on the host and on the simulated device in every thread order."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests import corpus
+from tests.conftest import SIM_ORDERS
+
+ENTRIES = corpus.entries()
+BATCH = 40
+
+
+def batches() -> list[pytest.param]:
+    """Entries by dialect, some dozens a test: they take a millisecond or two each."""
+    cut = []
+    for dialect in corpus.DIALECTS:
+        chosen = [entry for entry in ENTRIES if entry.dialect == dialect]
+        for at in range(0, len(chosen), BATCH):
+            cut.append(pytest.param(chosen[at : at + BATCH], id=f"{dialect}-{at}"))
+    return cut or [pytest.param([], id="none", marks=pytest.mark.skip(reason=f"no corpus at {corpus.ROOT}"))]
+
+
+def failures(entries: list[corpus.Entry], device: str) -> list[str]:
+    failed = []
+    for entry in entries:
+        try:
+            corpus.check(entry, device)
+        except Exception as error:
+            if entry.id not in corpus.UNREADABLE:
+                failed.append(f"{entry.id} {entry.path} {entry.fields.get('array', '')}: {error}")
+        else:
+            if entry.id in corpus.UNREADABLE:
+                failed.append(f"{entry.id} can be read: take it off the list")
+    return failed
+
+
+@pytest.mark.parametrize("entries", batches())
+def test_on_the_host(entries: list[corpus.Entry]) -> None:
+    assert failures(entries, "cpu") == []
+
+
+@pytest.mark.parametrize("order", SIM_ORDERS)
+@pytest.mark.parametrize("entries", batches())
+def test_on_the_simulated_device(entries: list[corpus.Entry], order: str) -> None:
+    """Strings and objects have no device form and are read on the host, so they are left out here."""
+    with_bytes = [entry for entry in entries if entry.fields.get("dtype") not in ("|O", "string")]
+    assert failures(with_bytes, order) == []
+
+
+@pytest.mark.skipif(not ENTRIES, reason=f"no corpus at {corpus.ROOT}")
+def test_the_list_of_the_unreadable_is_short_and_names_entries() -> None:
+    known = {entry.id for entry in ENTRIES}
+    assert set(corpus.UNREADABLE) <= known
+    assert all(corpus.UNREADABLE.values())
+    assert len(corpus.UNREADABLE) <= len(ENTRIES) // 100
