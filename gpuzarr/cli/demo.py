@@ -31,7 +31,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--directory", default="gpuzarr-demo", metavar="DIR", help="for the volume and demo.png"
     )
     parser.add_argument(
-        "--size", choices=("small", "full"), default="full", help="3 MB or 315 MB (default: full)"
+        "--size",
+        choices=("small", "full"),
+        default="full",
+        help="small: 3 MB and few reads; full: 315 MB (default)",
     )
     parser.add_argument(
         "--mib", type=int, help=f"most to read at once (default: {_LOCAL}, or {_REMOTE} where not local)"
@@ -54,6 +57,7 @@ def run(arguments: argparse.Namespace, screen: Screen) -> int:
     array, scale = _finest(gpuzarr.open(target, path, device=arguments.device, storage_options=options))
     local = isinstance(array.store, LocalStore)
     box = _central(array, (arguments.mib or (_LOCAL if local else _REMOTE)) << 20)
+    quick = not local or arguments.size == "small"
     screen.line()
     screen.line((array.name, "title"))
     screen.line(
@@ -61,8 +65,8 @@ def run(arguments: argparse.Namespace, screen: Screen) -> int:
     )
     if lengths(box) != array.shape:
         screen.line((f"reading the box of {by(lengths(box))} in its middle", "note"))
-    workloads = _workloads(array, box, _PATCHES if local else _PATCHES // 4)
-    peer = race(array, target, options, workloads, _ROUNDS if local else 1, screen)
+    workloads = _workloads(array, box, _PATCHES // 4 if quick else _PATCHES)
+    peer = race(array, target, options, workloads, 1 if quick else _ROUNDS, screen)
     if peer is None:
         return 1
     screen.line()
@@ -119,18 +123,13 @@ def _finest(node: gpuzarr.Array | gpuzarr.Group) -> tuple[gpuzarr.Array, tuple[f
 
 
 def _central(array: gpuzarr.Array, nbytes: int) -> Key:
-    """A box around the middle of at most `nbytes`: the longest sides are cut first."""
-    lengths = list(array.shape)
-    while math.prod(lengths) * array.dtype.itemsize > nbytes:
-        longest = lengths.index(max(lengths))
-        others = math.prod(lengths) // lengths[longest] * array.dtype.itemsize
-        second = (
-            sorted(lengths)[-2]
-            if len(lengths) > 1 and sorted(lengths)[-2] < lengths[longest]
-            else lengths[longest] // 2
-        )
-        lengths[longest] = max(min(max(nbytes // others, second), lengths[longest] - 1), 1)
-    return tuple(slice((n - k) // 2, (n - k) // 2 + k) for n, k in zip(array.shape, lengths, strict=True))
+    """A box of at most `nbytes` around the middle. Axes before the last three (time, channels) are cut first."""
+    sides = list(array.shape)
+    while math.prod(sides) * array.dtype.itemsize > nbytes and max(sides) > 1:
+        leading = [axis for axis, n in enumerate(sides[:-3]) if n > 1]
+        axis = leading[0] if leading else sides.index(max(sides))
+        sides[axis] = sides[axis] * 7 // 8
+    return tuple(slice((n - k) // 2, (n - k) // 2 + k) for n, k in zip(array.shape, sides, strict=True))
 
 
 def _workloads(array: gpuzarr.Array, box: Key, patches: int) -> list[Workload]:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 import gpuzarr
 from gpuzarr.cli import keys, picture
+from gpuzarr.cli.info import members
 from gpuzarr.cli.show import Screen, by, size_text, storage_options
 from gpuzarr.errors import ArgumentError, StoreError
 from gpuzarr.selection import basic
@@ -65,7 +66,13 @@ def _opened(arguments: argparse.Namespace) -> tuple[gpuzarr.Array, keys.Key]:
         root = gpuzarr.open(arguments.target, **options)
         if isinstance(root, gpuzarr.Array):
             return root, keys.parse(path)
-    return gpuzarr.open_array(arguments.target, path, **options), keys.parse(text or "...")
+    node = gpuzarr.open(arguments.target, path, **options)
+    if isinstance(node, gpuzarr.Group):
+        names = [name for name, member in members(node) if isinstance(member, gpuzarr.Array)][:8]
+        raise ArgumentError(
+            f"{node.name} is a group", hint=f"read one of its arrays: {', '.join(names) or 'none'}"
+        )
+    return node, keys.parse(text or "...")
 
 
 def host(result: Any) -> NDArray[Any]:
@@ -109,7 +116,7 @@ def _write_npy(stream: BinaryIO, array: gpuzarr.Array, key: keys.Key, screen: Sc
             f"{array.name} holds objects, which have no .npy form", hint="print a selection of it"
         )
     if dtype.kind == "T":  # strings of any length: as long as the longest
-        found = host(array.read(key)).astype("U")
+        found = np.array(host(array.read(key)).tolist(), "U")
         np.lib.format.write_array_header_2_0(stream, np.lib.format.header_data_from_array_1_0(found))
         stream.write(found.tobytes())
         return

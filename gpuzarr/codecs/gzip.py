@@ -1,7 +1,7 @@
 """Deflate in gzip members, each with its CRC-32 and size behind it (Zarr v3 core codec `gzip`; RFC 1952).
 
 Several members decode to one chunk. Zeros behind the last one are padding, anything else is an error, as in
-Python's own `gzip`. Checksums and sizes are verified by zlib.
+Python's own `gzip`. Checksums and sizes are verified.
 """
 
 from __future__ import annotations
@@ -15,11 +15,14 @@ from numpy.typing import NDArray
 
 from gpuzarr.codecs.base import Buffer, ChunkSpec, Codec, as_bytes, check_size
 from gpuzarr.codecs.registry import codec
+from gpuzarr.codecs.zlib import inflater
 from gpuzarr.errors import ChunkError, MetadataError
 
 WBITS: Final = zlib.MAX_WBITS | 16
 PIECE: Final = 16 << 10
 """zlib copies what it leaves over, so members behind the first are fed to it in pieces."""
+
+RESERVED: Final = 0xE0
 
 
 @codec("gzip", "numcodecs.gzip", v2="gzip")
@@ -40,7 +43,9 @@ class Gzip(Codec):
         at = nbytes = 0
         try:
             while True:
-                member = zlib.decompressobj(WBITS)
+                if stored.nbytes > at + 3 and stored[at + 3] & RESERVED:
+                    raise ChunkError("the gzip member sets flags that RFC 1952 reserves")
+                member = inflater.decompressobj(wbits=WBITS)
                 while not member.eof:
                     piece = stored[at : at + PIECE] if parts else stored
                     if not piece.nbytes:
@@ -53,7 +58,7 @@ class Gzip(Codec):
                 at -= len(member.unused_data)
                 if at == stored.nbytes or (stored[at] == 0 and not stored[at:].any()):
                     break
-        except zlib.error as error:
+        except inflater.error as error:
             raise ChunkError(f"not a whole gzip member: {error}") from error
         check_size(nbytes, decoded)
         return parts[0] if len(parts) == 1 else b"".join(parts)

@@ -39,6 +39,8 @@ class LZ4(Codec):
         if nbytes <= 0:
             raise ChunkError(f"an LZ4 block of {nbytes} bytes")
         check_size(nbytes, decoded)
+        if nbytes > 255 * stored.nbytes:  # no byte of a block stands for more
+            raise ChunkError(f"{nbytes} bytes cannot lie in an LZ4 block of {stored.nbytes - 4}")
         try:
             plain: Buffer = lz4.decompress(stored, out)
         except (RuntimeError, ValueError) as error:

@@ -1,9 +1,13 @@
-"""Deflate in a zlib wrapper, with an Adler-32 at its end (RFC 1950; numcodecs `zlib`)."""
+"""Deflate in a zlib wrapper, with an Adler-32 at its end (RFC 1950; numcodecs `zlib`).
+
+Inflating is left to ISA-L where it is installed: it is twice as fast as zlib and verifies the same checksums.
+"""
 
 from __future__ import annotations
 
 import zlib
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +15,13 @@ from numpy.typing import NDArray
 from gpuzarr.codecs.base import Buffer, ChunkSpec, Codec, as_bytes, check_size
 from gpuzarr.codecs.registry import codec
 from gpuzarr.errors import ChunkError
+
+try:
+    from isal import isal_zlib
+
+    inflater: Any = isal_zlib
+except ImportError:  # a platform without wheels of it
+    inflater = zlib
 
 
 @codec("numcodecs.zlib", "zlib", v2="zlib")
@@ -32,10 +43,10 @@ class Zlib(Codec):
 def inflate(stored: NDArray[np.uint8], decoded: ChunkSpec, wbits: int) -> bytes:
     """One deflate stream in the wrapper that `wbits` names. Its checksum is verified when its end is
     reached."""
-    stream = zlib.decompressobj(wbits)
+    stream = inflater.decompressobj(wbits=wbits)
     try:
-        plain = stream.decompress(stored, decoded.limit + 1)
-    except zlib.error as error:
+        plain: bytes = stream.decompress(stored, decoded.limit + 1)
+    except inflater.error as error:
         raise ChunkError(f"not a whole deflate stream: {error}") from error
     check_size(len(plain), decoded)
     if not stream.eof:

@@ -70,11 +70,22 @@ def scan(folder: Path) -> dict[str, Kernel]:
     """The kernels of every `.cu` file in `folder`, by name."""
     found: dict[str, Kernel] = {}
     for path in sorted(folder.glob("*.cu")):
-        for name, params in _KERNEL.findall(re.sub(r"//.*", "", path.read_text())):
-            if name in found or not name.startswith("gz_"):
-                raise DeviceError(f"kernel {name} of {path.name} is not named gz_..., or is there twice")
-            found[name] = Kernel(name, path, tuple(_param(text, name) for text in params.split(",")))
+        for kernel in read(path):
+            if kernel.name in found or not kernel.name.startswith("gz_"):
+                raise DeviceError(
+                    f"kernel {kernel.name} of {path.name} is not named gz_..., or is there twice"
+                )
+            found[kernel.name] = kernel
     return found
+
+
+def read(path: Path) -> list[Kernel]:
+    """The kernels of one source file."""
+    text = re.sub(r"//.*", "", path.read_text(encoding="utf-8"))
+    return [
+        Kernel(name, path, tuple(_param(param, name) for param in params.split(",")))
+        for name, params in _KERNEL.findall(text)
+    ]
 
 
 def _param(text: str, kernel: str) -> Param:

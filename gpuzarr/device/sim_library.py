@@ -1,8 +1,8 @@
 """Kernels as shared libraries of this machine: compiled by a C++ compiler, loaded with ctypes, kept by hash.
 
-Each kernel becomes one library, compiled when it is first launched, with the scheduler of `kernels/host`. The
-compiler is `$CXX`, else g++, c++ or clang++. `GPUZARR_SIM_SANITIZE=1` adds AddressSanitizer and UBSan; the
-process then needs libasan preloaded (`tests/sanitize.sh`).
+Each `.cu` file becomes one library, compiled when it is first needed, with the scheduler of `kernels/host`.
+The compiler is `$CXX`, else g++, c++ or clang++. `GPUZARR_SIM_SANITIZE=1` adds AddressSanitizer and UBSan;
+the process then needs libasan preloaded (`tests/sanitize.sh`).
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def _compiler(asked: str) -> tuple[str, str]:
 
 
 def launcher(kernel: Kernel) -> Launcher:
-    """The compiled kernel. Compiles at most once for all processes that share `cache_dir`."""
+    """The compiled kernel. Each file is compiled once for all processes that share `cache_dir`."""
     asked = os.environ.get("CXX", "")
     with _lock:
         found = _loaded.get((kernel, asked, sanitizing()))
@@ -75,41 +75,46 @@ def _library(kernel: Kernel, compiler: str, version: str) -> Path:
     """The compiled file, which is made if it is not there."""
     flags = (*FLAGS, *SANITIZE) if sanitizing() else FLAGS
     host = catalogue.root() / "host"
-    shim = ((host / name).read_text() for name in ("shim.h", "shim.cpp"))
-    key = catalogue.digest(kernel, *shim, _entry(kernel), version, *flags)
-    library = Path(config.current().cache_dir) / "sim" / f"{kernel.name}-{key}.so"
+    shim = ((host / name).read_text(encoding="utf-8") for name in ("shim.h", "shim.cpp"))
+    entry = _entry(kernel.path)
+    key = catalogue.digest(kernel, *shim, entry, version, *flags)
+    library = Path(config.current().cache_dir) / "sim" / f"{kernel.path.stem}-{key}.so"
     if not library.exists():
-        _compile(kernel, library, [compiler, *flags])
+        _compile(kernel.path, entry, library, [compiler, *flags])
     return library
 
 
-def _compile(kernel: Kernel, library: Path, command: list[str]) -> None:
+def _compile(source: Path, entry: str, library: Path, command: list[str]) -> None:
     """Compile to a name of our own, then rename: other processes see a whole library or none."""
     library.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=library.parent) as folder:
-        entry, built = Path(folder, f"{kernel.name}.cpp"), Path(folder, "built.so")
-        entry.write_text(_entry(kernel))
+        unit, built = Path(folder, f"{source.stem}.cpp"), Path(folder, "built.so")
+        unit.write_text(entry, encoding="utf-8")
         scheduler = catalogue.root() / "host" / "shim.cpp"
-        arguments: list[str | Path] = [*command, f"-I{catalogue.root()}", "-o", built, entry, scheduler]
+        arguments: list[str | Path] = [*command, f"-I{catalogue.root()}", "-o", built, unit, scheduler]
         done = subprocess.run(arguments, capture_output=True, text=True, check=False)
         if done.returncode:
-            raise DeviceError(f"{kernel.path.name} does not compile for device sim:\n{done.stderr}")
+            raise DeviceError(f"{source.name} does not compile for device sim:\n{done.stderr}")
         os.replace(built, library)
 
 
-def _entry(kernel: Kernel) -> str:
-    """A source file that includes the kernel and calls it once for each simulated thread."""
-    call = ", ".join(f"*({_value(param)}*)arguments[{i}]" for i, param in enumerate(kernel.params))
-    return f"""#include "{kernel.path}"
+def _entry(source: Path) -> str:
+    """A source file that includes the kernels of another, and calls each once for every simulated thread."""
+    text = f"""#include "{source}"
 extern "C" i32 gz_host_run(void (*)(), i64, i32, i32, char*, i64);
 static void* const* arguments;
-static void thread_body() {{ {kernel.name}({call}); }}
+"""
+    for kernel in catalogue.read(source):
+        values = ", ".join(f"*({_value(param)}*)arguments[{i}]" for i, param in enumerate(kernel.params))
+        text += f"""
+static void {kernel.name}_thread() {{ {kernel.name}({values}); }}
 extern "C" __attribute__((visibility("default")))
 i32 {kernel.name}_launch(void* const* given, i64 blocks, i32 threads, i32 order, char* report, i64 size) {{
     arguments = given;
-    return gz_host_run(thread_body, blocks, threads, order, report, size);
+    return gz_host_run({kernel.name}_thread, blocks, threads, order, report, size);
 }}
 """
+    return text
 
 
 def _value(param: Param) -> str:

@@ -14,7 +14,7 @@ from gpuzarr.device.base import Bytes1D, Device
 from gpuzarr.errors import DeviceError
 
 GARBAGE, RED, ZONE, ALIGNMENT = 0xA5, 0xFD, 64, 256
-"""What memory holds before it is written, what red zones hold, how wide they are; how allocations are aligned."""
+"""What memory holds before it is written, what red zones hold, how wide they are; how all is aligned."""
 
 _RED_ZONE = bytes([RED]) * ZONE
 

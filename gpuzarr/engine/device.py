@@ -178,8 +178,14 @@ class _Waves:
             whole = plan.nbytes[row] == WHOLE
             stop = int(np.max(plan.start[row:end] + plan.nbytes[row:end]))
             requests.append(body(key, start, WHOLE if whole else stop - start))
+
+        def place(i: int, nbytes: int) -> memoryview:
+            if requests[i].nbytes is None:
+                source.check_encoded(nbytes, plan.shapes[int(plan.shape[spans[i][0]])])
+            return memoryview(bytearray(nbytes))
+
         try:
-            found = source.fetch(requests, self.stats)
+            found = source.fetch(requests, self.stats, place)
         except GpuzarrError as error:
             source.located(error)
             raise

@@ -11,18 +11,24 @@ from gpuzarr.device.choose import Place
 from gpuzarr.engine.host import read_host
 from gpuzarr.engine.planning import check_out, make_plan
 from gpuzarr.engine.source import ReadStats, Source
-from gpuzarr.errors import LimitError
+from gpuzarr.errors import GpuzarrError, LimitError
 from gpuzarr.selection import Selection
 
 
 def read(source: Source, selection: Selection, out: Any, stats: ReadStats, place: Place) -> Any:
     """The selected elements where `place` says, in `out` if one is given. Values without fixed bytes,
     strings and objects, have no form on a device: they are read on the host."""
-    if place.device is None or not source.meta.has_bytes:
-        return _read_host(source, selection, out, stats)
-    from gpuzarr.engine.device import read_device
+    try:
+        if place.device is None or not source.meta.has_bytes:
+            return _read_host(source, selection, out, stats)
+        from gpuzarr.engine.device import read_device
 
-    return read_device(source, selection, out, stats, place.device)
+        return read_device(source, selection, out, stats, place.device)
+    except GpuzarrError as error:
+        source.located(error)
+        raise
+    except MemoryError as error:
+        raise LimitError(f"out of memory: {error}", array=source.name, hint="read it in parts") from error
 
 
 def _read_host(

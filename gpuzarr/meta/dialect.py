@@ -13,7 +13,7 @@ from typing import Any
 
 from gpuzarr.errors import GpuzarrError, MetadataError, NotFoundError
 from gpuzarr.meta import consolidated, v2, v3
-from gpuzarr.meta.document import attributes, parse
+from gpuzarr.meta.document import attributes, check_nbytes, parse
 from gpuzarr.meta.model import ArrayMeta, GroupMeta, NodeMeta
 from gpuzarr.store.base import Buffer, Request, Store
 
@@ -35,24 +35,37 @@ def read_meta(store: Store, path: str) -> NodeMeta:
     except GpuzarrError as error:
         error.located(array=where(store, path))
         raise
+    except RecursionError:
+        raise MetadataError("metadata is nested too deep", array=where(store, path)) from None
 
 
 def _read(store: Store, path: str) -> NodeMeta:
-    (found,) = store.get_ranges([Request(join(path, "zarr.json"))])
+    found = _fetch(store, join(path, "zarr.json"))
     if found is not None:
         return v3.node_meta(parse(found, "zarr.json"))
-    (found,) = store.get_ranges([Request(join(path, ".zarray"))])
+    found = _fetch(store, join(path, ".zarray"))
     if found is not None:
         return v2.array_meta(parse(found, ".zarray"))
-    (found,) = store.get_ranges([Request(join(path, ".zgroup"))])
+    found = _fetch(store, join(path, ".zgroup"))
     if found is not None:
         return _v2_group(store, path, found)
     raise NotFoundError(f"no zarr.json, .zarray or .zgroup at {where(store, path)}", hint=_near(store, path))
 
 
+def _fetch(store: Store, key: str) -> Buffer | None:
+    """One document. A store that knows its size before it reads it asks `place`, which may refuse."""
+
+    def place(_: int, nbytes: int) -> memoryview:
+        check_nbytes(nbytes, key)
+        return memoryview(bytearray(nbytes))
+
+    (found,) = store.get_ranges([Request(key)], place)
+    return found
+
+
 def _v2_group(store: Store, path: str, zgroup: Buffer) -> GroupMeta:
     document = parse(zgroup, ".zgroup")
-    (zmetadata,) = store.get_ranges([Request(join(path, ".zmetadata"))])
+    zmetadata = _fetch(store, join(path, ".zmetadata"))
     if zmetadata is None:
         return v2.group_meta(document)
     children = consolidated.v2_children(parse(zmetadata, ".zmetadata"))
@@ -85,7 +98,7 @@ def read_attributes(store: Store, path: str, meta: NodeMeta) -> Mapping[str, Any
     """A node's attributes; those of v2 may need a request."""
     if meta.attributes is not None:
         return meta.attributes
-    (found,) = store.get_ranges([Request(join(path, ".zattrs"))])
+    found = _fetch(store, join(path, ".zattrs"))
     return {} if found is None else parse(found, f"{where(store, path)}/.zattrs")
 
 
@@ -121,6 +134,8 @@ def _child(document: Mapping[str, Any], at: str, meta: GroupMeta, name: str) -> 
     except GpuzarrError as error:
         error.located(array=at)
         raise
+    except RecursionError:
+        raise MetadataError("metadata is nested too deep", array=at) from None
     if isinstance(node, GroupMeta) and not node.children and meta.children is not None:
         below = {
             key.removeprefix(f"{name}/"): doc

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,9 +14,7 @@ from gpuzarr.store.base import Buffer
 
 def parse(stored: Buffer, name: str) -> dict[str, Any]:
     """The JSON object under the key `name`. Anything else is a MetadataError."""
-    nbytes = memoryview(stored).nbytes
-    if nbytes > config.current().max_document_nbytes:
-        raise LimitError(f"{name} has {nbytes} bytes", hint="raise max_document_nbytes if it is meant")
+    check_nbytes(memoryview(stored).nbytes, name)
     try:
         document = json.loads(bytes(stored).decode("utf-8"), object_pairs_hook=_unique)
     except UnicodeDecodeError as error:
@@ -29,20 +28,25 @@ def parse(stored: Buffer, name: str) -> dict[str, Any]:
     return document
 
 
+def check_nbytes(nbytes: int, name: str) -> None:
+    """Refuse a document larger than the configuration allows."""
+    if nbytes > config.current().max_document_nbytes:
+        raise LimitError(f"{name} has {nbytes} bytes", hint="raise max_document_nbytes if it is meant")
+
+
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     unique = dict(pairs)
     if len(unique) != len(pairs):
-        names = [key for key, _ in pairs]
-        twice = next(key for key in unique if names.count(key) > 1)
+        ((twice, _),) = Counter(key for key, _ in pairs).most_common(1)
         raise MetadataError(f"the JSON key {twice!r} stands twice in one object")
     return unique
 
 
 def sizes(document: Mapping[str, Any], key: str, least: int) -> tuple[int, ...]:
-    """A list of whole numbers, none under `least` or over 2⁶³ − 1."""
+    """A list of whole numbers, none under `least` or so large that int64 could not count past it."""
     value = document.get(key)
-    if not isinstance(value, list) or not all(type(n) is int and least <= n < 1 << 63 for n in value):
-        raise MetadataError(f"{key} {value!r} is not a list of whole numbers of at least {least}")
+    if not isinstance(value, list) or not all(type(n) is int and least <= n < 1 << 62 for n in value):
+        raise MetadataError(f"{key} {value!r} is not a list of whole numbers from {least} to 2**62 - 1")
     if len(value) > 32:
         raise MetadataError(f"{key} has {len(value)} dimensions; gpuzarr takes up to 32")
     return tuple(value)

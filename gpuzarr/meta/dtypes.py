@@ -33,6 +33,7 @@ _SMALL = frozenset(
 _V2 = re.compile(
     r"[<>|=]?(?:[biufc](?:1|2|4|8|16)|[SUV]\d{1,9}|[mM]8(?:\[\d*(?:Y|M|W|D|h|m|s|ms|us|μs|ns|ps|fs|as)\])?)"
 )
+_LARGEST = 64 << 20  # bytes of one value
 _NUMBERS = {"NaN": np.nan, "Infinity": np.inf, "-Infinity": -np.inf}
 
 
@@ -67,9 +68,10 @@ def from_v2(value: Any) -> DType:
         if not _V2.fullmatch(value):
             raise UnsupportedError(f"v2 data type {value!r} is not known")
         try:
-            return np.dtype(value)
+            dtype = np.dtype(value)
         except (TypeError, ValueError) as error:
             raise MetadataError(f"v2 data type {value!r}: {error}") from error
+        return _bounded(dtype)
     if not isinstance(value, list) or not value:
         raise MetadataError(f"v2 data type {value!r} is neither a string nor a list of fields")
     fields: list[Any] = []
@@ -92,9 +94,18 @@ def _field_shape(value: Any) -> tuple[int, ...]:
 
 def _structured(fields: list[Any]) -> DType:
     try:
-        return np.dtype(fields)
+        return _bounded(np.dtype(fields))
     except (TypeError, ValueError) as error:
+        if isinstance(error, MetadataError):
+            raise
         raise MetadataError(f"structured data type: {error}") from error
+
+
+def _bounded(dtype: DType) -> DType:
+    """The type itself, if one value of it, the fill value for one, is of a sane size."""
+    if dtype.itemsize > _LARGEST:
+        raise UnsupportedError(f"values of {dtype.itemsize} bytes; gpuzarr takes up to {_LARGEST}")
+    return dtype
 
 
 def from_v3(value: Any) -> DType:
@@ -151,6 +162,8 @@ def _whole(options: Mapping[str, Any], key: str, name: str) -> int:
 
 
 def _fixed(name: str, nbytes: int) -> DType:
+    if nbytes > _LARGEST:
+        raise UnsupportedError(f"values of {nbytes} bytes; gpuzarr takes up to {_LARGEST}")
     if name == "fixed_length_utf32":
         if nbytes % 4:
             raise MetadataError(f"data_type {name}: {nbytes} bytes are not whole code points")

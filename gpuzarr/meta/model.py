@@ -6,14 +6,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from math import prod
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gpuzarr.codecs.base import Codec
+from gpuzarr import config
+from gpuzarr.codecs.base import ChunkSpec, Codec
 from gpuzarr.codecs.chain import Chain, bind
 from gpuzarr.codecs.sharding import ShardIndex
+from gpuzarr.errors import LimitError
 from gpuzarr.grid import Grid
 from gpuzarr.grid.keys import KeyEncoding
 from gpuzarr.meta.dtypes import carrier
@@ -72,9 +75,15 @@ class ArrayMeta:
         return {}
 
     def chain(self, shape: tuple[int, ...]) -> Chain:
-        """The codecs bound to one chunk shape."""
+        """The codecs bound to one chunk shape. A shape that nothing may decode to is a LimitError."""
         found = self._chains.get(shape)
         if found is None:
+            nbytes, most = ChunkSpec.of(shape, self.carrier).nbytes, config.current().max_chunk_nbytes
+            if max(prod(shape), nbytes or 0) > most:
+                raise LimitError(
+                    f"chunks of shape {shape} and type {self.dtype} decode to more than {most} bytes",
+                    hint="raise max_chunk_nbytes if it is meant",
+                )
             found = self._chains[shape] = bind(self.codecs, shape, self.carrier)
         return found
 

@@ -69,10 +69,9 @@ def _codecs(document: Mapping[str, Any], stored: np.dtype[Any]) -> tuple[Codec, 
     order = document.get("order", "C")
     if order not in ("C", "F"):
         raise MetadataError(f"order {order!r} is neither C nor F")
-    listed = [*(document.get("filters") or []), *filter(None, [document.get("compressor")])]
-    if not isinstance(document.get("filters") or [], list) or not all(
-        isinstance(one, dict) for one in listed
-    ):
+    named, compressor = document.get("filters"), document.get("compressor")
+    listed = [*(named if isinstance(named, list) else []), *([] if compressor is None else [compressor])]
+    if not isinstance(named, list | None) or not all(isinstance(one, dict) for one in listed):
         raise MetadataError("filters is not a list of codecs, or compressor is not a codec")
     filters = [codec_from_v2(one) for one in listed]
     head: list[Codec] = [Transpose("F")] if order == "F" and len(sizes(document, "shape", 0)) > 1 else []

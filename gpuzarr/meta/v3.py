@@ -13,7 +13,7 @@ from gpuzarr.codecs.chain import check_order
 from gpuzarr.codecs.registry import list_from_v3
 from gpuzarr.codecs.sharding import Sharding
 from gpuzarr.codecs.transpose import Transpose
-from gpuzarr.errors import MetadataError, UnsupportedError
+from gpuzarr.errors import LimitError, MetadataError, UnsupportedError
 from gpuzarr.grid import Axis, Grid, RectilinearAxis, RegularAxis
 from gpuzarr.grid.keys import KeyEncoding
 from gpuzarr.meta import dtypes
@@ -24,6 +24,7 @@ _ARRAY_FIELDS = {
     *("zarr_format", "node_type", "shape", "data_type", "chunk_grid", "chunk_key_encoding", "codecs"),
     *("fill_value", "attributes", "dimension_names", "storage_transformers"),
 }
+_MOST_LISTED = 1 << 24
 _GROUP_FIELDS = {"zarr_format", "node_type", "attributes", "consolidated_metadata"}
 
 
@@ -141,9 +142,11 @@ def _axis(value: Any, length: int) -> Axis:
     runs = [one if isinstance(one, list) else [one, 1] for one in value]
     if not all(len(run) == 2 and all(type(n) is int and 0 < n < 1 << 62 for n in run) for run in runs):
         raise MetadataError(f"{value!r} is not a list of chunk sizes")
-    total = sum(size * count for size, count in runs)
-    if total < length or sum(count for _, count in runs) > max(length, 1) + len(runs) or total >= 1 << 63:
+    total, chunks = sum(size * count for size, count in runs), sum(count for _, count in runs)
+    if total < length or chunks > max(length, 1) + len(runs) or total >= 1 << 62:
         raise MetadataError(f"chunk sizes that sum to {total} do not fit an axis of {length}")
+    if chunks > _MOST_LISTED:
+        raise LimitError(f"{chunks} listed chunk sizes on one axis; gpuzarr takes up to {_MOST_LISTED}")
     return RectilinearAxis(length, np.repeat(*np.array(runs, np.int64).reshape(-1, 2).T))
 
 

@@ -15,7 +15,9 @@ from gpuzarr.errors import StoreError
 from gpuzarr.store.base import Buffer, Place, Request, Traits, clean_key
 
 _ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR)
-_OPEN = os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
+# Without O_NONBLOCK, opening a named pipe would wait for a writer.
+_OPEN = os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0) | getattr(os, "O_NONBLOCK", 0)
+_MODEST = 1 << 20  # bytes that are asked for without a look at the file's size
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +118,7 @@ class LocalStore:
 def _read(fd: int, i: int, request: Request, place: Place | None) -> memoryview | None:
     """One range of an open file, or what there is of it. A directory can be opened, but is no object."""
     start, nbytes = request.start, request.nbytes
-    if start < 0 or nbytes is None:
+    if start < 0 or nbytes is None or nbytes > _MODEST:
         end = os.fstat(fd).st_size
         start = max(end + start, 0) if start < 0 else start
         nbytes = max(min(end - start, end - start if nbytes is None else nbytes), 0)

@@ -97,7 +97,7 @@ class DeviceContract:
             ({"unit": 1 << 31}, "cannot hold"),
             ({"unit": True}, "got bool"),
             ({"offset": np.zeros(1, np.int32)}, "host array of int32"),
-            ({"offset": np.zeros(2, np.int64)[::2]}, "not C-contiguous"),
+            ({"offset": np.zeros(4, np.int64)[::2]}, "not C-contiguous"),
             ({"dst": np.zeros(8, np.uint8)}, "is written"),
             ({"src": b"12345678"}, "got bytes"),
         ],
@@ -123,7 +123,9 @@ class DeviceContract:
         lane = self.device().lane()
         buffer, offset = lane.empty(8), np.zeros(1, np.int64)
         with pytest.raises(DeviceError, match="blocks"):
-            lane.launch("gz_byteswap", blocks, threads, src=buffer, offset=offset, dst=buffer, items=2, unit=4)
+            lane.launch(
+                "gz_byteswap", blocks, threads, src=buffer, offset=offset, dst=buffer, items=2, unit=4
+            )
 
     def test_faults(self) -> None:
         """The first stage that found something, and its first chunk; nothing after `reset`."""

@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+import gpuzarr.codecs.gzip
+import gpuzarr.codecs.zlib
 from gpuzarr import config
 from gpuzarr.codecs import registry
 from gpuzarr.codecs.base import ChunkSpec, Codec
@@ -94,6 +96,26 @@ def test_gzip_damage(chunk: bytes, nbytes: int | None) -> None:
 
 def test_gzip_is_the_same_twice() -> None:
     assert Gzip(5).encode(TEXT, spec(len(TEXT))) == Gzip(5).encode(TEXT, spec(len(TEXT)))
+
+
+@pytest.mark.parametrize("inflater", [zlib, gpuzarr.codecs.zlib.inflater], ids=lambda module: module.__name__)
+@pytest.mark.parametrize("kind", [gpuzarr.codecs.gzip, gpuzarr.codecs.zlib], ids=lambda one: one.__name__)
+def test_inflaters_agree(monkeypatch: pytest.MonkeyPatch, kind: Any, inflater: Any) -> None:
+    """ISA-L, and zlib where that is missing: the same bytes and the same refusals."""
+    monkeypatch.setattr(kind, "inflater", inflater)
+    subject = kind.Gzip() if kind is gpuzarr.codecs.gzip else kind.Zlib()
+    plain = np.random.default_rng(0).integers(0, 9, 5000, np.uint8)
+    expected = ChunkSpec.of(plain.shape, plain.dtype)
+    whole = bytearray(subject.encode(plain, expected))
+    assert bytes(subject.decode(whole, expected)) == plain.tobytes()
+    for position in (0, 2, 100, len(whole) - 2, len(whole) - 5):
+        broken = bytearray(whole)
+        broken[position] ^= 0x11
+        with pytest.raises(ChunkError):
+            subject.decode(broken, expected)
+    for cut in (0, 1, 9, len(whole) // 2, len(whole) - 1):
+        with pytest.raises(ChunkError):
+            subject.decode(whole[:cut], expected)
 
 
 def test_gzip_reserved_flags() -> None:
