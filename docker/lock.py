@@ -2,8 +2,9 @@
 
     python docker/lock.py
 
-The resolver is pip's. Each file pins the wheels of Python 3.12 on Linux, on x86-64 and on 64-bit Arm, so that one
-file serves both; a package without a wheel for either is an error. What is asked for comes from pyproject.toml.
+The resolver is pip's. Each file pins the wheels of Python 3.12 on Linux, on x86-64 and on 64-bit Arm, so that
+one file serves both; a package without a wheel for either is an error. What is asked for comes from
+pyproject.toml.
 """
 
 from __future__ import annotations
@@ -17,9 +18,10 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).parent
-GLIBC = (17, 24, 26, 27, 28, 31, 34)  # both images have glibc 2.36 or newer
+PLATFORMS = ("manylinux2014", *(f"manylinux_2_{minor}" for minor in (17, 24, 26, 27, 28, 31, 34)))
+PYTHON = ("--python-version=3.12", "--implementation=cp", "--abi=cp312", "--abi=abi3", "--abi=none")
 EXTRAS = ("demo", "s3", "http", "codecs", "dtypes")
-# CuPy's wheel brings neither NVRTC nor the CUDA headers that its own kernels include; the base image has neither.
+# CuPy's wheel brings neither NVRTC nor the CUDA headers that its kernels include, and nor does the base image.
 CUDA = ("nvidia-cuda-nvrtc==13.0.*", "nvidia-cuda-runtime==13.0.*")
 
 
@@ -38,12 +40,11 @@ def asked(project: dict[str, Any], *extras: str) -> list[str]:
 
 def resolve(requirements: list[str], machine: str) -> dict[str, tuple[str, set[str]]]:
     """Name -> version and SHA-256 of the wheel that pip would install on `machine`."""
-    platforms = [f"--platform=manylinux_2_{minor}_{machine}" for minor in GLIBC]
+    platforms = [f"--platform={tag}_{machine}" for tag in PLATFORMS]
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder, "report.json")
         command = [sys.executable, "-m", "pip", "install", "--quiet", "--dry-run", "--ignore-installed"]
-        command += ["--only-binary=:all:", f"--target={folder}", "--python-version=3.12", "--implementation=cp"]
-        command += ["--abi=cp312", "--abi=abi3", "--abi=none", *platforms, f"--platform=manylinux2014_{machine}"]
+        command += ["--only-binary=:all:", f"--target={folder}", *PYTHON, *platforms]
         subprocess.run([*command, f"--report={report}", *requirements], check=True)
         listed = json.loads(report.read_text())["install"]
     return {
@@ -66,7 +67,7 @@ def lock(name: str, requirements: list[str]) -> None:
         pins = " ".join(f"\\\n    --hash=sha256:{one}" for one in sorted(hashes | arm[package][1]))
         lines.append(f"{package}=={version} {pins}")
     (HERE / f"requirements-{name}.txt").write_text("\n".join(lines) + "\n")
-    print(f"requirements-{name}.txt: {len(x86)} packages")
+    sys.stdout.write(f"requirements-{name}.txt: {len(x86)} packages\n")
 
 
 def main() -> None:

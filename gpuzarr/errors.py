@@ -22,6 +22,8 @@ from __future__ import annotations
 
 from typing import Self
 
+_LONGEST = 1000  # characters
+
 
 class GpuzarrError(Exception):
     """The root. `what` is the fault; `array`, `chunk` and `codec` say where; `hint` says what to do next."""
@@ -35,6 +37,8 @@ class GpuzarrError(Exception):
         codec: str | None = None,
         hint: str | None = None,
     ) -> None:
+        # What is quoted from a document may be as long as that is.
+        what = what if len(what) <= _LONGEST else f"{what[: _LONGEST - 1]}…"
         super().__init__(what)
         self.what = what
         self.array = array

@@ -2,8 +2,8 @@
 
     python -m tests.corpus [--device cpu|sim|sim:reversed|…] [--dialect NAME]
 
-prints what works, by dialect and feature. The corpus is not part of the project: it is looked for in `GPUZARR_FIXTURES`,
-else in `../shared/fixtures` beside the checkout.
+prints what works, by dialect and feature. The corpus is not part of the project: it is looked for in
+`GPUZARR_FIXTURES`, else in `../shared/fixtures` beside the checkout.
 """
 
 from __future__ import annotations
@@ -50,7 +50,13 @@ class Entry:
         if "original" in self.fields:
             original = np.load(ROOT / self.original, allow_pickle=True)
             shape, dtype = original.shape, original.dtype
-        document = {"zarr_format": 2, "shape": list(shape), "chunks": list(shape), "fill_value": None, "order": "C"}
+        document = {
+            "zarr_format": 2,
+            "shape": list(shape),
+            "chunks": list(shape),
+            "fill_value": None,
+            "order": "C",
+        }
         listed = "|O" if dtype in ("|O", "string", object) else np.dtype(dtype).str
         document |= {"dtype": listed, "filters": None, "compressor": self.codec_config}
         if listed == "|O":
@@ -85,7 +91,9 @@ def check(entry: Entry, device: str) -> None:
         if np.abs(values.astype(float) - reference.astype(float)).max(initial=0) > within:
             raise AssertionError("outside the tolerance")
     elif (found := digest(values)) != entry.sha256:
-        raise AssertionError(f"digest {found[:12]} of {values.dtype} {values.shape}, expected {entry.sha256[:12]}")
+        raise AssertionError(
+            f"digest {found[:12]} of {values.dtype} {values.shape}, expected {entry.sha256[:12]}"
+        )
     if "shape" in entry.fields and tuple(entry.shape) != values.shape and entry.dialect != "codec":
         raise AssertionError(f"shape {values.shape}, expected {entry.shape}")
 
@@ -149,13 +157,17 @@ def main() -> int:
             known = UNREADABLE.get(entry.id)
             failures.append(f"{entry.id} {entry.path} {entry.fields.get('array') or ''}: {known or error}")
     print(f"{'dialect':<10} {'feature':<32} {'read':>5} {'of':>5}   on {options.device}")
-    for (dialect, feature), count in sorted(total.items(), key=lambda row: (row[0][0], row[0][1] != "", -row[1])):
+    for (dialect, feature), count in sorted(
+        total.items(), key=lambda row: (row[0][0], row[0][1] != "", -row[1])
+    ):
         read = good[dialect, feature]
         mark = "" if read == count else "   <"
         print(f"{dialect if not feature else '':<10} {feature or 'all':<32} {read:>5} {count:>5}{mark}")
     print(*failures, sep="\n")
     unknown = sum(line.split(" ", 1)[0] not in UNREADABLE for line in failures)
-    print(f"{len(chosen) - len(failures)} of {len(chosen)} read, {len(failures)} not ({unknown} of them unexplained)")
+    print(
+        f"{len(chosen) - len(failures)} of {len(chosen)} read, {len(failures)} not ({unknown} unexplained)"
+    )
     return 1 if unknown else 0
 
 

@@ -123,7 +123,7 @@ def _finest(node: gpuzarr.Array | gpuzarr.Group) -> tuple[gpuzarr.Array, tuple[f
 
 
 def _central(array: gpuzarr.Array, nbytes: int) -> Key:
-    """A box of at most `nbytes` around the middle. Axes before the last three (time, channels) are cut first."""
+    """A box of at most `nbytes` around the middle. Axes before the last three (time, channel) go first."""
     sides = list(array.shape)
     while math.prod(sides) * array.dtype.itemsize > nbytes and max(sides) > 1:
         leading = [axis for axis, n in enumerate(sides[:-3]) if n > 1]

@@ -95,7 +95,7 @@ def _basics() -> list[Check]:
     for package in REQUIRED:
         version = _version(package)
         checks.append(Check(table, package, version is not None, version or "not installed"))
-    checks.append(Check(table, "processor", True, f"{_cpu()}, {threads} worker threads"))
+    checks.append(Check(table, "processor", True, f"{cpu_text()}, {threads} worker threads"))
     checks.append(
         Check(
             table,
@@ -178,7 +178,7 @@ def _found(module: str) -> bool:
     return importlib.util.find_spec(module) is not None
 
 
-def _cpu() -> str:
+def cpu_text() -> str:
     """The processor's name, where the system tells."""
     try:
         with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as lines:

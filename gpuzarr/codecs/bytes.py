@@ -86,7 +86,7 @@ class StoredType(Bytes):
     """Values as exactly this type: what the `dtype` of a Zarr v2 array says, where each field has a byte
     order of its own."""
 
-    dtype: np.dtype[Any] = field(default=np.dtype("u1"))  # noqa: RUF009
+    dtype: np.dtype[Any] = field(default=np.dtype("u1"))
 
     def encoded(self, decoded: ChunkSpec) -> ChunkSpec:
         """The same values as `dtype`, which differs from the decoded type in byte order alone."""

@@ -59,7 +59,7 @@ class Chain:
 
     @property
     def swap(self) -> int | None:
-        """Bytes that change places together on the way into a result; 0 for none, None where fields differ in this."""
+        """Bytes that change places together on the way into a result; 0: none; None: fields differ."""
         return swap_unit(self.layout.dtype, self.spec.dtype)
 
     @property

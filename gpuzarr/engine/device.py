@@ -4,9 +4,9 @@
     one crossing                  │ lane of wave k
     device stages, fused scatter  │ lane of wave k: one launch a stage for all its chunks
 
-Stages up to the last one without a device form run on the host; what they give crosses once. Waves are cut to a memory
-budget that two of them share: one is decoded while the other is fetched. A wave is synchronised once, when its lane is
-needed again; what kernels found wrong is raised then.
+Stages up to the last one without a device form run on the host; what they give crosses once. Waves are cut to
+a memory budget that two of them share: one is decoded while the other is fetched. A wave is synchronised once,
+when its lane is needed again; what kernels found wrong is raised then.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def read_device(source: Source, selection: Selection, out: Any, stats: ReadStats
     if not selection.size:
         return out
     if len(selection.groups) > _MOST_GROUPS:
-        raise UnsupportedError(f"more than {_MOST_GROUPS} dimensions on {device.name}", hint='use device="cpu"')
+        raise UnsupportedError(f"over {_MOST_GROUPS} dimensions on {device.name}", hint='use device="cpu"')
     target = _Target.of(device, out, selection)
     plan = make_plan(source, selection, stats)
     if len(plan):
@@ -301,7 +301,7 @@ class _Waves:
         )
 
     def _point_tables(self, chain: Chain) -> tuple[Int64s, Int64s, Int64s]:
-        """For Points: the byte in the chunk and in the result of every point, and where each group's begin."""
+        """For Points: each point's byte in its chunk and in the result, and where each group's begin."""
         strides = _plain_strides(chain) if chain.swap is None else chain.strides
         src, dst, table, used = [np.zeros(1, np.int64)], [np.zeros(1, np.int64)], [], 1
         for group, points, stride in zip(

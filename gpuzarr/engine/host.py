@@ -314,7 +314,8 @@ class _Scratch:
     def take(self, nbytes: int) -> memoryview:
         """Memory for encoded bytes, until `reset`."""
         if self.used + nbytes > self.encoded.nbytes:
-            # What was taken before keeps the old memory alive as long as it is needed.
+            # What was taken before keeps the old memory alive as long as it is needed; else it goes first.
+            self.encoded = np.empty(0, np.uint8)
             self.encoded, self.used = np.empty(max(nbytes, 1 << 20), np.uint8), 0
         taken = memoryview(self.encoded)[self.used : self.used + nbytes]
         self.used += nbytes

@@ -21,8 +21,10 @@ def make_plan(source: Source, selection: Selection, stats: ReadStats) -> Plan:
     try:
         plan, cells = plan_pieces(selection, source.meta.chunk_grid)
         plan = source.shards(stats).resolve(plan, cells)
-        for position, shape in enumerate(plan.shapes):
-            source.check_encoded(int(plan.nbytes.max(where=plan.shape == position, initial=0)), shape)
+        largest = np.zeros(len(plan.shapes), np.int64)
+        np.maximum.at(largest, plan.shape, plan.nbytes)
+        for nbytes, shape in zip(largest.tolist(), plan.shapes, strict=True):
+            source.check_encoded(nbytes, shape)
         return coalesce(
             plan,
             settings.coalesce_gap if traits.coalesce_gap is None else traits.coalesce_gap,

@@ -102,9 +102,10 @@ def _structured(fields: list[Any]) -> DType:
 
 
 def _bounded(dtype: DType) -> DType:
-    """The type itself, if one value of it, the fill value for one, is of a sane size."""
-    if dtype.itemsize > _LARGEST:
-        raise UnsupportedError(f"values of {dtype.itemsize} bytes; gpuzarr takes up to {_LARGEST}")
+    """The type itself, if one value of it, the fill value for one, is of a sane size. (Of the empty ones
+    NumPy makes types of one byte.)"""
+    if not 0 < dtype.itemsize <= _LARGEST:
+        raise UnsupportedError(f"values of {dtype.itemsize} bytes; gpuzarr takes 1 to {_LARGEST}")
     return dtype
 
 
@@ -162,8 +163,8 @@ def _whole(options: Mapping[str, Any], key: str, name: str) -> int:
 
 
 def _fixed(name: str, nbytes: int) -> DType:
-    if nbytes > _LARGEST:
-        raise UnsupportedError(f"values of {nbytes} bytes; gpuzarr takes up to {_LARGEST}")
+    if not 0 < nbytes <= _LARGEST:
+        raise UnsupportedError(f"values of {nbytes} bytes; gpuzarr takes 1 to {_LARGEST}")
     if name == "fixed_length_utf32":
         if nbytes % 4:
             raise MetadataError(f"data_type {name}: {nbytes} bytes are not whole code points")

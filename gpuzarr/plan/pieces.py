@@ -15,7 +15,6 @@ from gpuzarr.grid import Axis, Grid
 from gpuzarr.plan.table import WHOLE, Int64s, Plan, PointTable
 from gpuzarr.selection import Points, Selection, Span
 
-
 _MOST_ROWS = 1 << 27  # a row takes some 200 bytes
 
 
@@ -79,7 +78,7 @@ class _Cut:
 
 def _check_rows(count: int) -> None:
     if count > _MOST_ROWS:
-        raise LimitError(f"the selection touches {count:,} chunks, more than {_MOST_ROWS:,}", hint="read it in parts")
+        raise LimitError(f"{count:,} chunks in one read, more than {_MOST_ROWS:,}", hint="read it in parts")
 
 
 def _cut(group: Span | Points, grid: Grid) -> _Cut:

@@ -82,6 +82,11 @@ def clean_key(key: str) -> str:
     parts = key.split("/")
     if "" in parts or "." in parts or ".." in parts or "\\" in key or "\0" in key:
         raise StoreError(f"{key!r} is not a key", hint="keys are relative, without empty, '.' or '..' parts")
+    if not key.isascii():
+        try:
+            key.encode()
+        except UnicodeEncodeError:
+            raise StoreError(f"{key!r} is not a key", hint="it holds half a surrogate pair") from None
     return key
 
 

@@ -69,7 +69,7 @@ class LocalStore:
             raise
 
     def _check_inside(self, path: str) -> None:
-        """Refuse links that lead out of the root. Directories are resolved once, files looked at each time."""
+        """Refuse links out of the root. Directories are resolved once, files looked at each time."""
         if self.follow_symlinks:
             return
         directory = os.path.dirname(path)

@@ -36,9 +36,9 @@ class ZipStore:
 
     def get_ranges(self, requests: Sequence[Request], place: Place | None = None) -> list[Buffer | None]:
         """Ranges of members."""
-        return [self._get(request) for request in requests]
+        return [self._get(i, request, place) for i, request in enumerate(requests)]
 
-    def _get(self, request: Request) -> memoryview | None:
+    def _get(self, i: int, request: Request, place: Place | None) -> memoryview | None:
         info = self._info(request.key)
         if info is None:
             return None
@@ -47,8 +47,12 @@ class ZipStore:
                 f"{request.key} in {self.url} says it holds {info.file_size} bytes",
                 hint="raise max_chunk_nbytes",
             )
+        whole = request.start == 0 and request.nbytes is None
+        into = place(i, info.file_size) if place is not None and whole else None
         try:
             with self._lock, self.archive.open(info) as member:
+                if into is not None:
+                    return _filled(into, member)
                 if info.compress_type != zipfile.ZIP_STORED:
                     # Bounded by what the directory promises: the archive stops reading there and checks the
                     # CRC.
@@ -90,3 +94,11 @@ class ZipStore:
     def list_dir(self, prefix: str = "") -> Iterator[str]:
         """Names in the directory's order."""
         return below(self.list(), prefix)
+
+
+def _filled(into: memoryview, member: IO[bytes]) -> memoryview:
+    """A whole member in `into`, or what there is of it."""
+    done = 0
+    while done < len(into) and (got := member.readinto(into[done:])):  # type: ignore[attr-defined]
+        done += got
+    return into if done == len(into) else into[:done]

@@ -1,1 +1,1 @@
-"""For those who extend gpuzarr: the contracts that stores, codecs and devices have to pass, as test classes."""
+"""For those who extend gpuzarr: what stores, codecs and devices have to pass, as test classes."""

@@ -1,4 +1,4 @@
-"""The contract of a Store, as tests that every implementation passes; and stores that count and fail on purpose."""
+"""The contract of a Store, as tests that every implementation passes; and a store that counts."""
 
 from __future__ import annotations
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import ctypes
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -60,13 +59,11 @@ class TestShuffled2(_Sim):
 
 
 @pytest.fixture(params=ORDERS)
-def device(request: pytest.FixtureRequest) -> Iterator[SimDevice]:
+def device(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> SimDevice:
     """A device of its own, whose catalogue has the kernels of tests/data/kernels too."""
-    own = catalogue.scan(KERNELS)
-    catalogue.kernels().update(own)
-    yield SimDevice(request.param)
-    for name in own:
-        del catalogue.kernels()[name]
+    for name, kernel in catalogue.scan(KERNELS).items():
+        monkeypatch.setitem(catalogue.kernels(), name, kernel)
+    return SimDevice(request.param)
 
 
 def run(device: SimDevice, kernel: str, blocks: int, threads: int, out_nbytes: int, **params: Any) -> bytes:
@@ -80,11 +77,11 @@ def run(device: SimDevice, kernel: str, blocks: int, threads: int, out_nbytes: i
 
 
 @pytest.mark.parametrize("kernel", ["gz_wrong_no_barrier", "gz_wrong_no_barrier_reversed"])
-def test_a_missing_barrier_shows(kernel: str) -> None:
+def test_a_missing_barrier_shows(kernel: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """In at least one order the sum is wrong. With one order more than half of such mistakes would pass."""
     values = np.arange(1, 257, dtype=np.int32)
     right = []
-    catalogue.kernels().update(catalogue.scan(KERNELS))
+    monkeypatch.setitem(catalogue.kernels(), kernel, catalogue.scan(KERNELS)[kernel])
     for name in ORDERS:
         found = run(SimDevice(name), kernel, 1, 256, 4, src=values)
         right.append(int.from_bytes(found, "little", signed=True) == values.sum())

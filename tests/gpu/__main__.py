@@ -21,7 +21,9 @@ def missing() -> list[str]:
         if importlib.util.find_spec(module) is None:
             lacks.append(f'no {module}: pip install "gpuzarr[{extra}]"')
     if importlib.util.find_spec("gpuzarr.device.cuda") is None:
-        lacks.append("this version has no CUDA device: nothing of it has run on a GPU yet; `make test` runs the kernels on the CPU")
+        lacks.append(
+            "this version has no CUDA device, and nothing of it has run on a GPU yet: see `make test`"
+        )
     return lacks
 
 

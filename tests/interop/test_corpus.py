@@ -1,4 +1,4 @@
-"""Every entry of the corpus decodes to its digest, on the host and on the simulated device in every thread order."""
+"""Every entry of the corpus decodes to its digest, on the host and on `sim` in every thread order."""
 
 from __future__ import annotations
 

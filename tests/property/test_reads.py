@@ -43,7 +43,7 @@ def arrays(draw: st.DrawFn) -> tuple[np.ndarray, dict[str, Any], dict[str, Any]]
         options["compressors"] = draw(st.sampled_from(_v2_compressors()))
         options["chunk_key_encoding"] = {"name": "v2", "separator": draw(st.sampled_from("./"))}
     else:
-        if draw(st.booleans()):
+        if draw(st.booleans()) and shape:
             options["shards"] = tuple(c * draw(st.integers(1, 3)) for c in chunks)
         if draw(st.booleans()) and shape:
             order = draw(st.permutations(range(len(shape))))
@@ -58,7 +58,13 @@ def arrays(draw: st.DrawFn) -> tuple[np.ndarray, dict[str, Any], dict[str, Any]]
 def _v2_compressors() -> list[Any]:
     import numcodecs
 
-    return [None, numcodecs.Zlib(1), numcodecs.Blosc("lz4", 3, 1), numcodecs.Blosc("zstd", 1, 2), numcodecs.LZ4()]
+    return [
+        None,
+        numcodecs.Zlib(1),
+        numcodecs.Blosc("lz4", 3, 1),
+        numcodecs.Blosc("zstd", 1, 2),
+        numcodecs.LZ4(),
+    ]
 
 
 def _v3_compressors() -> list[Any]:
@@ -72,7 +78,9 @@ def _v3_compressors() -> list[Any]:
     ]
 
 
-def make(values: np.ndarray, options: dict[str, Any], extra: dict[str, Any]) -> tuple[dict[str, bytes], np.ndarray]:
+def make(
+    values: np.ndarray, options: dict[str, Any], extra: dict[str, Any]
+) -> tuple[dict[str, bytes], np.ndarray]:
     """Write with zarr-python, leave some objects out; the keys and bytes, and what an array without them holds."""
     store: dict[str, Any] = {}
     array = zarr.create_array(zarr.storage.MemoryStore(store), **options)
@@ -134,7 +142,9 @@ def equal(found: Any, expected: np.ndarray) -> None:
     assert found.tobytes() == native.tobytes()
 
 
-def check_each_device(data: st.DataObject, read: Callable[[gpuzarr.Array], Any], objects: dict[str, bytes], expected: np.ndarray) -> None:
+def check_each_device(
+    data: st.DataObject, read: Callable[[gpuzarr.Array], Any], objects: dict[str, bytes], expected: np.ndarray
+) -> None:
     """The host, and the simulated device in one of its thread orders, with waves of a size that cuts."""
     equal(read(gpuzarr.open_array(objects, device="cpu")), expected)
     order = data.draw(st.sampled_from(SIM_ORDERS))
@@ -225,7 +235,13 @@ def _buffers(objects: dict[str, bytes]) -> dict[str, Any]:
 
 @given(arrays())
 @settings(max_examples=40)
-@example((np.arange(6, dtype="u1").reshape(2, 3), {"shape": (2, 3), "dtype": np.dtype("u1"), "chunks": (1, 2), "zarr_format": 3}, {"seed": 0, "absent": 0.0}))
+@example(
+    (
+        np.arange(6, dtype="u1").reshape(2, 3),
+        {"shape": (2, 3), "dtype": np.dtype("u1"), "chunks": (1, 2), "zarr_format": 3},
+        {"seed": 0, "absent": 0.0},
+    )
+)
 def test_tensorstore_agrees(case: Any) -> None:
     """Where tensorstore has the type and the codecs."""
     objects, whole = make(*case)

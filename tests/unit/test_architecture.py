@@ -43,7 +43,9 @@ OPTIONAL_ROOMS = {
 
 
 def modules() -> list[tuple[str, ast.Module]]:
-    return [(path.relative_to(PACKAGE).as_posix(), ast.parse(path.read_text())) for path in PACKAGE.rglob("*.py")]
+    return [
+        (path.relative_to(PACKAGE).as_posix(), ast.parse(path.read_text())) for path in PACKAGE.rglob("*.py")
+    ]
 
 
 def imported(tree: ast.Module) -> list[str]:
@@ -52,7 +54,11 @@ def imported(tree: ast.Module) -> list[str]:
         if isinstance(node, ast.Import):
             names += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom) and node.module:
-            names += [node.module] if node.module != "gpuzarr" else [f"gpuzarr.{alias.name}" for alias in node.names]
+            names += (
+                [node.module]
+                if node.module != "gpuzarr"
+                else [f"gpuzarr.{alias.name}" for alias in node.names]
+            )
     return names
 
 

@@ -28,9 +28,15 @@ def test_it_foretells_the_read(options: dict, key: object) -> None:
 
 
 def test_it_says_what_runs_where_and_why() -> None:
-    store = stored(chunks=(16, 16, 16), filters=None, compressors=[zarr.codecs.GzipCodec(), zarr.codecs.Crc32cCodec()])
+    store = stored(
+        chunks=(16, 16, 16), filters=None, compressors=[zarr.codecs.GzipCodec(), zarr.codecs.Crc32cCodec()]
+    )
     on_host = gpuzarr.open_array(store, device="cpu").explain()
-    assert [(stage.name, stage.place) for stage in on_host.stages] == [("crc32c", "cpu"), ("gzip", "cpu"), ("scatter", "cpu")]
+    assert [(stage.name, stage.place) for stage in on_host.stages] == [
+        ("crc32c", "cpu"),
+        ("gzip", "cpu"),
+        ("scatter", "cpu"),
+    ]
     on_device = gpuzarr.open_array(store, device="sim").explain()
     crc32c, gzip, scatter = on_device.stages
     assert (crc32c.place, gzip.place, scatter.place) == ("cpu", "cpu", "sim")

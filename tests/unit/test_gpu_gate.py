@@ -10,7 +10,9 @@ import pytest
 import tests.gpu.__main__ as gate
 
 
-def test_it_names_what_is_missing(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_it_names_what_is_missing(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     def no_driver(name: str) -> None:
         raise OSError(name)
 

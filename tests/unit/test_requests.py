@@ -23,7 +23,9 @@ VALUES = np.random.default_rng(7).integers(1, 2000, (64, 64, 64), np.uint16)
 def stored(values: np.ndarray = VALUES, **options: Any) -> CountingStore:
     """An array written by zarr-python to memory, behind a store that counts."""
     held: dict[str, Any] = {}
-    array = zarr.create_array(zarr.storage.MemoryStore(held), shape=values.shape, dtype=values.dtype, **options)
+    array = zarr.create_array(
+        zarr.storage.MemoryStore(held), shape=values.shape, dtype=values.dtype, **options
+    )
     array[...] = values
     return CountingStore(MappingStore({key: value.to_bytes() for key, value in held.items()}))
 
@@ -130,8 +132,14 @@ def test_one_element_costs_one_chunk(device: str) -> None:
 
 def test_whole_chunks_are_decoded_straight_into_the_result(tmp_path: Path) -> None:
     """Contiguous in the result: neither a copy nor memory between. Raw chunks are even read there."""
-    for name, compressor in {"zstd": zarr.codecs.ZstdCodec(), "raw": None, "lz4": zarr.codecs.BloscCodec()}.items():
-        written = zarr.create_array(tmp_path / name, shape=(64, 64, 64), chunks=(8, 64, 64), dtype="u2", compressors=compressor)
+    for name, compressor in {
+        "zstd": zarr.codecs.ZstdCodec(),
+        "raw": None,
+        "lz4": zarr.codecs.BloscCodec(),
+    }.items():
+        written = zarr.create_array(
+            tmp_path / name, shape=(64, 64, 64), chunks=(8, 64, 64), dtype="u2", compressors=compressor
+        )
         written[...] = VALUES
         stats = ReadStats()
         assert np.array_equal(gpuzarr.open_array(tmp_path / name, device="cpu").read(stats=stats), VALUES)
@@ -194,5 +202,7 @@ def test_read_only_the_bytes_of_a_zipped_chunk(tmp_path: Path) -> None:
         written[...] = VALUES[0, 0]
     store = CountingStore(open_store(tmp_path / "a.zip"))
     stats = ReadStats()
-    assert np.array_equal(gpuzarr.open_array(store, device="cpu").read(np.s_[:16], stats=stats), VALUES[0, 0, :16])
+    assert np.array_equal(
+        gpuzarr.open_array(store, device="cpu").read(np.s_[:16], stats=stats), VALUES[0, 0, :16]
+    )
     assert stats.bytes_read == 32

@@ -142,7 +142,10 @@ def test_broken_archives(tmp_path: Path) -> None:
 def test_archive_that_promises_too_much(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "bomb.zip", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("key", bytes(1 << 20))
-    with gpuzarr.configured(max_chunk_nbytes=1 << 16), pytest.raises(gpuzarr.GpuzarrError, match="1048576 bytes"):
+    with (
+        gpuzarr.configured(max_chunk_nbytes=1 << 16),
+        pytest.raises(gpuzarr.GpuzarrError, match="1048576 bytes"),
+    ):
         open_store(tmp_path / "bomb.zip").get_ranges([Request("key")])
 
 

@@ -1,0 +1,1 @@
+"""Tables beside other readers, on this machine: `python -m benchmarks.suites`."""

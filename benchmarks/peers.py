@@ -1,0 +1,90 @@
+"""Who reads the same arrays: gpuzarr and its peers, each if it is installed. A peer opens an array and gives
+NumPy arrays."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """`open(path)` gives a handle, `read(handle, key)` a NumPy array; both run within `session()`."""
+
+    name: str
+    version: str
+    open: Callable[[str], Any]
+    read: Callable[[Any, Any], Any] = lambda handle, key: handle[key]
+    session: Callable[[], AbstractContextManager[None]] = nullcontext
+
+
+def ours() -> Peer:
+    """The one that the others are compared with."""
+    import gpuzarr
+
+    return Peer("gpuzarr", gpuzarr.__version__, lambda path: gpuzarr.open_array(path, device="cpu"))
+
+
+def others() -> list[Peer]:
+    """Every peer that is installed."""
+    found: list[Peer] = []
+    if installed("zarr"):
+        import zarr.core.codec_pipeline as pipelines
+
+        for name, cls in (("zarr fused", "FusedCodecPipeline"), ("zarr default", "BatchedCodecPipeline")):
+            if hasattr(pipelines, cls):
+                found.append(_zarr_python(name, "zarr", f"zarr.core.codec_pipeline.{cls}"))
+        if installed("zarrs"):
+            found.append(_zarr_python("zarrs", "zarrs", "zarrs.ZarrsCodecPipeline"))
+    if installed("tensorstore"):
+        found.append(_tensorstore())
+    return found
+
+
+def installed(module: str) -> bool:
+    """Whether a package is there."""
+    return importlib.util.find_spec(module) is not None
+
+
+def named(name: str) -> Peer:
+    """One of them."""
+    return next(peer for peer in [ours(), *others()] if peer.name == name)
+
+
+def _zarr_python(name: str, package: str, pipeline: str) -> Peer:
+    import zarr
+
+    if package == "zarrs":
+        import zarrs  # noqa: F401  # registers its pipeline
+
+    @contextmanager
+    def session() -> Iterator[None]:
+        with zarr.config.set({"codec_pipeline.path": pipeline}):
+            yield
+
+    return Peer(
+        name,
+        importlib.metadata.version(package),
+        lambda path: zarr.open_array(path, mode="r"),
+        session=session,
+    )
+
+
+def _tensorstore() -> Peer:
+    import tensorstore as ts
+
+    def open_array(path: str) -> Any:
+        return ts.open(
+            {"driver": "zarr3", "kvstore": {"driver": "file", "path": path}}, read=True, open=True
+        ).result()
+
+    return Peer(
+        "tensorstore",
+        importlib.metadata.version("tensorstore"),
+        open_array,
+        lambda handle, key: handle[key].read().result(),
+    )
