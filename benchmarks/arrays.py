@@ -73,7 +73,8 @@ def labels(shape: Chunks) -> NDArray[np.uint16]:
         np.random.default_rng(3).integers(0, 40_000, tuple(n // 20 + 3 for n in shape)).astype(np.uint16)
     )
     numbers[numbers < 12_000] = 0
-    return numbers[at[0], at[1], at[2]]
+    regions: NDArray[np.uint16] = numbers[at[0], at[1], at[2]]
+    return regions
 
 
 def write(case: Case, values: NDArray[np.uint16], path: Path) -> float:
