@@ -21,7 +21,7 @@ HERE = Path(__file__).parent
 PLATFORMS = ("manylinux2014", *(f"manylinux_2_{minor}" for minor in (17, 24, 26, 27, 28, 31, 34)))
 PYTHON = ("--python-version=3.12", "--implementation=cp", "--abi=cp312", "--abi=abi3", "--abi=none")
 EXTRAS = ("demo", "s3", "http", "codecs", "dtypes")
-# CuPy's wheel brings neither NVRTC nor the CUDA headers that its kernels include, and nor does the base image.
+# CuPy's wheel brings neither NVRTC nor the CUDA headers that its kernels include, nor does the base image.
 CUDA = ("nvidia-cuda-nvrtc==13.0.*", "nvidia-cuda-runtime==13.0.*")
 
 

@@ -2,10 +2,10 @@
 
     python docker/rehearse.py Dockerfile BASE WORK [COMMAND ...]
 
-Every stage starts as a copy of the folder BASE, which stands for the image that FROM names, and its steps run in
-it with chroot, in namespaces of their own. Then each COMMAND runs in the last stage, with its environment, as
-its user, in its folder. Needs root, Linux, and the network that the steps need. It is a rehearsal: layers, the
-real base image, health checks and the engine's isolation are not part of it.
+Every stage starts as a copy of the folder BASE, which stands for the image that FROM names, and its steps run
+in it with chroot, in namespaces of their own. Then each COMMAND runs in the last stage, with its environment,
+as its user, in its folder. Needs root, Linux, and the network that the steps need. It is a rehearsal: layers,
+the real base image, health checks and the engine's isolation are not part of it.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from string import Template
@@ -40,7 +39,8 @@ class Stage:
 
     def run(self, command: str) -> None:
         """One shell command inside."""
-        environment = {**self.environment, "HOME": "/root" if self.user == "0" else "/home/gpuzarr"}
+        home = "/root" if self.user == "0" else "/home/gpuzarr"
+        environment = {**self.environment, "HOME": home, "PIP_QUIET": "1"}
         if (self.root / CERTIFICATES).exists():
             environment |= {"PIP_CERT": f"/{CERTIFICATES}", "SSL_CERT_FILE": f"/{CERTIFICATES}"}
         for name in ("http_proxy", "https_proxy", "no_proxy"):
@@ -120,10 +120,6 @@ def rehearse(dockerfile: Path, base: Path, work: Path) -> Stage:
     for number, steps in enumerate(parse(dockerfile.read_text())):
         name = steps[0].rest.rpartition(" AS ")[2]
         stage = stages[name] = fresh(base, work / f"stage{number}")
-        carry_out: dict[str, Callable[[Step], None]] = {
-            "RUN": lambda step, stage=stage: stage.run(step.rest),
-            "COPY": lambda step, stage=stage: copy(stage, step, stages, context),
-        }
         for step in steps[1:]:
             say(f"{step.name} {step.rest[:100]}")
             if step.name == "ENV":
@@ -135,8 +131,10 @@ def rehearse(dockerfile: Path, base: Path, work: Path) -> Stage:
                 (stage.root / step.rest.lstrip("/")).mkdir(parents=True, exist_ok=True)
             elif step.name == "USER":
                 stage.user = step.rest
-            elif step.name in carry_out:
-                carry_out[step.name](step)
+            elif step.name == "RUN":
+                stage.run(step.rest)
+            elif step.name == "COPY":
+                copy(stage, step, stages, context)
     return stage
 
 

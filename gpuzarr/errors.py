@@ -58,7 +58,9 @@ class GpuzarrError(Exception):
     def __str__(self) -> str:
         places = (("array", self.array), ("chunk", self.chunk), ("codec", self.codec))
         where = ", ".join(f"{name} {place}" for name, place in places if place)
-        return self.what + (f" [{where}]" if where else "") + (f"; {self.hint}" if self.hint else "")
+        text = self.what + (f" [{where}]" if where else "") + (f"; {self.hint}" if self.hint else "")
+        # JSON can spell half a surrogate pair, which no terminal or log can take.
+        return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode()
 
     def __reduce__(self) -> tuple[object, ...]:
         return _rebuild, (type(self), self.what, self.array, self.chunk, self.codec, self.hint)

@@ -23,6 +23,7 @@ from gpuzarr.store.base import Store
 Node = gpuzarr.Array | gpuzarr.Group
 
 _COUNTED = 100_000  # objects whose sizes are added up
+_TELLING = {"cname", "level", "shuffle"}  # shown though they be defaults
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -92,7 +93,7 @@ def stored_nbytes(store: Store, path: str) -> int | None:
 
 def codec_text(codec: Codec, names: bool = True) -> str:
     """A codec and what is not default of it: `zstd(level=3)`, or shorter `zstd(3)`."""
-    defaults = {field.name: field.default for field in fields(codec)}
+    defaults = {field.name: field.default for field in fields(codec) if field.name not in _TELLING}
     given = {
         name: value
         for name, value in codec.to_config().items()
@@ -125,7 +126,8 @@ def _show_array(array: gpuzarr.Array, screen: Screen) -> None:
     stored = stored_nbytes(array.store, array.path)
     size = f"{size_text(array.nbytes)} decoded"
     if stored is not None:
-        ratio = f", {array.nbytes / stored:.2f} to 1" if stored and array.metadata.has_bytes else ""
+        known = stored and array.metadata.has_bytes and array.nbytes < 1000 * stored
+        ratio = f", {array.nbytes / stored:.2f} to 1" if known else ""
         size += f", {size_text(stored)} stored{ratio}"
     rows: list[tuple[str, str]] = [("shape", by(array.shape)), ("type", str(array.dtype))]
     if names:

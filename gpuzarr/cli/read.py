@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from math import prod
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -19,6 +20,7 @@ from gpuzarr.errors import ArgumentError, StoreError
 from gpuzarr.selection import basic
 
 _SLAB = 256 << 20  # bytes read before they are written
+_SLAB_CHUNKS = 1 << 18  # chunks that are planned at once
 _PRINTED = 64 << 20  # bytes read for a terminal
 
 
@@ -124,12 +126,11 @@ def _write_npy(stream: BinaryIO, array: gpuzarr.Array, key: keys.Key, screen: Sc
     header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
     np.lib.format.write_array_header_2_0(stream, header)
     axis = next((i for i, item in enumerate(key) if isinstance(item, slice)), 0)
-    chunk = array.chunks[axis] if array.ndim else None
-    total = int(np.prod(shape, dtype=object)) * dtype.itemsize
-    with screen.progress(f"reading {by(shape)} {dtype}", total) as advance:
-        for part in keys.slabs(
-            key, array.shape, dtype.itemsize, chunk if isinstance(chunk, int) else None, _SLAB
-        ):
+    sizes = array.metadata.chunk_grid.chunk_shape  # None if chunks differ
+    chunk = sizes[axis] if sizes else None
+    slab = min(_SLAB, _SLAB_CHUNKS * prod(sizes) * dtype.itemsize) if sizes else _SLAB
+    with screen.progress(f"reading {by(shape)} {dtype}", prod(shape) * dtype.itemsize) as advance:
+        for part in keys.slabs(key, array.shape, dtype.itemsize, chunk, slab):
             found = np.ascontiguousarray(host(array.read(part)))
             stream.write(memoryview(found.reshape(-1).view(np.uint8)))
             advance(found.nbytes)

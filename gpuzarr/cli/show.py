@@ -76,8 +76,8 @@ class Screen:
 
     @contextmanager
     def progress(self, label: str, total: float) -> Iterator[Advance]:
-        """Yields what to call with the amount done since the last call. Shown on stderr, so that stdout may
-        be piped."""
+        """Yields what to call with the amount done since the last call. Shown on stderr, as stdout may be
+        piped; what took a second or more leaves a line."""
         began = perf_counter()
         if self.console is None or not sys.stderr.isatty():
             yield lambda _: None
@@ -94,7 +94,9 @@ class Screen:
             with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
                 task = bar.add_task(label, total=total)
                 yield lambda amount: bar.advance(task, amount)
-        self.line((f"{label}: {perf_counter() - began:.1f} s", "note"))
+        spent = perf_counter() - began
+        if spent >= 1:
+            self.line((f"{label}: {spent:.1f} s", "note"))
 
 
 def _flush(text: str, column: int, width: int) -> str:

@@ -8,7 +8,7 @@ made in any order, by any thread.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from functools import reduce
@@ -75,15 +75,23 @@ def anatomy(recipe: Recipe, threads: int, advance: Callable[[float], None]) -> F
         z = slice(layer * _CELL, min((layer + 1) * _CELL, shape[0]))
         cells[z] = lit[: z.stop - z.start, : shape[1], : shape[2]]
 
-    with ThreadPoolExecutor(threads) as pool:
-        for done in as_completed([pool.submit(draw, layer) for layer in range(counts[0])]):
-            done.result()
-            advance(1 / counts[0])
+    for _ in in_parallel(draw, counts[0], threads):
+        advance(1 / counts[0])
     wall, haze = _organoid(shape, rng)
     cells *= wall
     cells += haze
     _filaments(cells, rng)
     return cells
+
+
+def in_parallel(run: Callable[[int], None], count: int, threads: int) -> Iterator[None]:
+    """`run(0)` to `run(count - 1)` by several threads; yields after each. Stopped, it begins no more."""
+    pool = ThreadPoolExecutor(threads)
+    try:
+        for done in as_completed([pool.submit(run, number) for number in range(count)]):
+            yield done.result()
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def _layer(layer: int, centres: Field, labelled: Field, counts: tuple[int, ...]) -> Field:

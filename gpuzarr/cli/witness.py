@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from numpy.typing import NDArray
 
 from gpuzarr import config
 from gpuzarr.cli.show import Screen
-from gpuzarr.cli.volume import Recipe, anatomy, block, halved
+from gpuzarr.cli.volume import Recipe, anatomy, block, halved, in_parallel
 from gpuzarr.errors import MissingDependencyError
 
 _FUSED = "zarr.core.codec_pipeline.FusedCodecPipeline"
@@ -71,19 +70,20 @@ def write_volume(recipe: Recipe, folder: Path, screen: Screen) -> None:
         array[boxes[number]] = made
         finest[tuple(slice(one.start // 2, one.stop // 2) for one in boxes[number])] = halved(made)
 
-    with screen.progress(f"making a volume of {recipe.title}", 1000) as advance:
-        field = anatomy(recipe, threads, lambda done: advance(400 * done))
-        with ThreadPoolExecutor(threads) as pool:
-            for done in as_completed([pool.submit(make, number) for number in range(len(boxes))]):
-                done.result()
+    try:
+        with screen.progress(f"making a volume of {recipe.title}", 1000) as advance:
+            field = anatomy(recipe, threads, lambda done: advance(400 * done))
+            for _ in in_parallel(make, len(boxes), threads):
                 advance(600 / len(boxes))
-    level: NDArray[np.uint16] = finest
-    for number in range(1, recipe.levels):
-        _create(group, number, level.shape, recipe)[...] = level
-        level = halved(level)
-    group.attrs.update(_attributes(recipe))
-    shutil.rmtree(folder, ignore_errors=True)
-    part.rename(folder)
+        level: NDArray[np.uint16] = finest
+        for number in range(1, recipe.levels):
+            _create(group, number, level.shape, recipe)[...] = level
+            level = halved(level)
+        group.attrs.update(_attributes(recipe))
+        shutil.rmtree(folder, ignore_errors=True)
+        part.rename(folder)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
 
 
 def _create(group: Any, level: int, shape: tuple[int, ...], recipe: Recipe) -> Any:

@@ -63,7 +63,7 @@ class Explanation:
         lines += [
             f"           {stage.name:<{width}}  on {stage.place:<6} {stage.why}" for stage in self.stages
         ]
-        return "\n".join(lines)
+        return "\n".join(line.rstrip() for line in lines)
 
     def _repr_pretty_(self, printer: object, cycle: bool) -> None:
         printer.text(str(self))  # type: ignore[attr-defined]

@@ -98,8 +98,12 @@ def read_attributes(store: Store, path: str, meta: NodeMeta) -> Mapping[str, Any
     """A node's attributes; those of v2 may need a request."""
     if meta.attributes is not None:
         return meta.attributes
-    found = _fetch(store, join(path, ".zattrs"))
-    return {} if found is None else parse(found, f"{where(store, path)}/.zattrs")
+    try:
+        found = _fetch(store, join(path, ".zattrs"))
+        return {} if found is None else parse(found, ".zattrs")
+    except GpuzarrError as error:
+        error.located(array=where(store, path))
+        raise
 
 
 def list_children(store: Store, path: str, meta: GroupMeta) -> dict[str, NodeMeta]:

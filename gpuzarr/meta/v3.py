@@ -4,12 +4,14 @@ registry)."""
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from gpuzarr.codecs.base import Codec
 from gpuzarr.codecs.chain import check_order
+from gpuzarr.codecs.packbits import NARROW, PackBits
 from gpuzarr.codecs.registry import list_from_v3
 from gpuzarr.codecs.sharding import Sharding
 from gpuzarr.codecs.transpose import Transpose
@@ -72,6 +74,7 @@ def _array(document: Mapping[str, Any]) -> ArrayMeta:
     check_order(codecs)
     _check_serializer(codecs, dtype)
     levels, inner = _levels(codecs, grid, len(shape))
+    inner = tuple(_narrowed(one, dtype) for one in inner)
     if "fill_value" not in document:
         raise MetadataError("fill_value is missing")
     meta = ArrayMeta(
@@ -169,6 +172,13 @@ def _check_serializer(codecs: Sequence[Codec], dtype: np.dtype[Any]) -> None:
             dtype.kind
         ):
             raise MetadataError(f"{dtype} values cannot be encoded", codec=one.name)
+
+
+def _narrowed(codec: Codec, dtype: np.dtype[Any]) -> Codec:
+    """Small types move in bytes, so `packbits` is told how many of the bits are theirs."""
+    if isinstance(codec, PackBits) and codec.last_bit is None and dtype.name in NARROW:
+        return replace(codec, last_bit=NARROW[dtype.name] - 1)
+    return codec
 
 
 def _levels(

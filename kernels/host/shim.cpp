@@ -6,9 +6,9 @@
 // A fiber is a stack. It runs thread after thread until one waits; that thread then owns the stack, and the
 // next thread starts on another. So threads that never wait share one stack and are a plain loop.
 //
-// The four orders: forward, reversed, and two shuffles, drawn anew each round, which also hold whole warps
-// back at random, because a missing barrier shows only when one warp runs ahead of another. Blocks follow the
-// order too.
+// The orders: forward; reversed; shuffled, with some warps held back for a while; shuffled, with one warp at a time
+// running ahead as far as barriers let it, because a missing barrier shows only when one warp gets ahead of another.
+// Blocks follow the order too.
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -73,6 +73,7 @@ Fiber fiber[MOST + 1];
 i32 fibers, idle[MOST], idle_count, running = CALLER, came_from, starting;
 i32 round_[MOST], round_length, cursor, current, threads, order;
 i64 blocks, block_count, stride;
+u32 held;  // a bit for each warp that does not run for now
 u64 seed;
 bool failed;
 void (*body)();
@@ -191,18 +192,25 @@ __attribute__((format(printf, 1, 2))) void say(const char* format, ...) {
 
 // ---- rounds
 
-void arrange() {
-    if (order == 1)
-        for (i32 i = 0, j = round_length - 1; i < j; i++, j--) {
-            i32 t = round_[i];
-            round_[i] = round_[j], round_[j] = t;
-        }
-    if (order >= 2)
-        for (i32 i = round_length - 1; i > 0; i--) {
-            i32 j = (i32)random_below((u32)i + 1), t = round_[i];
-            round_[i] = round_[j], round_[j] = t;
-        }
-    cursor = 0;
+void exchange(i32 i, i32 j) {
+    i32 t = round_[i];
+    round_[i] = round_[j], round_[j] = t;
+}
+
+// The threads that can run become the next round. False if there are none.
+bool gather() {
+    i32 ready = 0, free = 0;
+    for (i32 t = 0; t < threads; t++)
+        if (thread[t].state == READY) round_[ready++] = t, free += !(held >> (t >> 5) & 1);
+    if (order == 2 && random_below(8) == 0) held = random_below(0xFFFFFFFFu);
+    if (order == 3 && ready && !free) held = ~(1u << (round_[random_below((u32)ready)] >> 5));
+    i32 kept = 0;
+    for (i32 i = 0; i < ready && order >= 2; i++)
+        if (!(held >> (round_[i] >> 5) & 1)) exchange(i, kept++);
+    round_length = kept ? kept : ready, cursor = 0;
+    for (i32 i = round_length - 1; i > 0 && order >= 2; i--) exchange(i, (i32)random_below((u32)i + 1));
+    for (i32 i = 0; i < round_length / 2 && order == 1; i++) exchange(i, round_length - 1 - i);
+    return round_length > 0;
 }
 
 #ifdef GZ_ASAN
@@ -220,10 +228,9 @@ bool start_block() {
         k = (i64)(((unsigned __int128)(u64)k * (u64)stride + (u64)order) % (u64)block_count);
     blockIdx.x = (u32)k;
     fill_shared();
-    for (i32 t = 0; t < threads; t++) thread[t].state = READY, thread[t].fiber = -1, round_[t] = t;
-    round_length = threads;
-    arrange();
-    return true;
+    for (i32 t = 0; t < threads; t++) thread[t].state = READY, thread[t].fiber = -1;
+    held = order == 3 ? ~0u : 0;
+    return gather();
 }
 
 // Give the lanes of a warp what they wait for, once all that any of them names have come.
@@ -322,20 +329,9 @@ bool refill() {
     for (i32 t = 0; t < threads; t++) returned += thread[t].state == RETURNED;
     if (returned == threads) return start_block();
     for (i32 first = 0; first < threads; first += 32) complete_warp(first);
-    for (i32 attempt = 0; attempt < 2; attempt++) {
-        i32 held = order < 2 ? -1 : (i32)random_below(8);  // shuffled: one warp in eight stays behind
-        for (i32 pass = 0; pass < 2; pass++, held = -1) {
-            round_length = 0;
-            for (i32 t = 0; t < threads; t++)
-                if (thread[t].state == READY && ((t >> 5) & 7) != held) round_[round_length++] = t;
-            if (round_length) {
-                arrange();
-                return true;
-            }
-        }
-        if (attempt == 0 && !complete_active() && !complete_barrier()) stuck();
-    }
-    return false;
+    if (gather()) return true;
+    if (!complete_active() && !complete_barrier()) stuck();
+    return gather();
 }
 
 // The next thread to run, now marked as running; -1 at the end of the launch.

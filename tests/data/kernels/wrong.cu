@@ -2,20 +2,20 @@
 #include "gz.cuh"
 
 // Sums its block's values, with a barrier missing between the writes and the reads.
-GZ_KERNEL gz_wrong_no_barrier(const i32* src, i32* dst) {
-    __shared__ i32 values[256];
+GZ_KERNEL gz_wrong_no_barrier(const u32* src, u32* dst) {
+    __shared__ u32 values[256];
     values[threadIdx.x] = src[threadIdx.x];
-    i32 sum = 0;
+    u32 sum = 0;
     if (threadIdx.x == 0)
         for (u32 i = 0; i < blockDim.x; i++) sum += values[i];
     if (threadIdx.x == 0) dst[0] = sum;
 }
 
 // The same mistake the other way round, which the reversed order forgives.
-GZ_KERNEL gz_wrong_no_barrier_reversed(const i32* src, i32* dst) {
-    __shared__ i32 values[256];
+GZ_KERNEL gz_wrong_no_barrier_reversed(const u32* src, u32* dst) {
+    __shared__ u32 values[256];
     values[threadIdx.x] = src[threadIdx.x];
-    i32 sum = 0;
+    u32 sum = 0;
     if (threadIdx.x == blockDim.x - 1)
         for (u32 i = 0; i < blockDim.x; i++) sum += values[i];
     if (threadIdx.x == blockDim.x - 1) dst[0] = sum;
