@@ -56,7 +56,7 @@ rehearse() {
         '[ "$(id -u)" = 10001 ] && ! touch /opt/gpuzarr/written 2>/dev/null'
         '! command -v gcc g++ cc c++ clang ld as make'
         'gpuzarr --version && gpuzarr doctor --plain'
-"python - <<'END'
+        "python - <<'END'
 import numpy as np, zarr
 values = np.arange(4000, dtype='>u2').reshape(40, 100)
 zarr.create_array('check.zarr', data=values, chunks=(8, 25), shards=(16, 50))

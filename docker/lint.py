@@ -141,8 +141,10 @@ def ignored(path: str, rules: list[str]) -> bool:
     for rule in rules:
         rule = rule.strip()
         if rule and not rule.startswith("#"):
-            pattern = rule.removeprefix("!").removeprefix("**/").strip("/")
-            if any(fnmatch.fnmatchcase(one, pattern) for one in above):
+            pattern = rule.removeprefix("!").strip("/")
+            deep = pattern.startswith("**/")  # at any depth, so the names alone are compared
+            tried = parts if deep else above
+            if any(fnmatch.fnmatchcase(one, pattern.removeprefix("**/")) for one in tried):
                 out = not rule.startswith("!")
     return out
 

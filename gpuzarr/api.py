@@ -36,18 +36,16 @@ def open(
     path = path.strip("/")
     meta = read_meta(store, path)
     chosen = choose(device)
-    return (
-        Array(store, path, meta, chosen) if isinstance(meta, ArrayMeta) else Group(store, path, meta, chosen)
-    )
+    if isinstance(meta, ArrayMeta):
+        return Array(store, path, meta, chosen)
+    return Group(store, path, meta, chosen)
 
 
 def open_array(target: Any, path: str = "", **options: Any) -> Array:
     """`open`, where only an array will do."""
     node = open(target, path, **options)
     if not isinstance(node, Array):
-        raise ArgumentError(
-            f"{node.name} is a group", hint="open one of its arrays: " + ", ".join(node.arrays())
-        )
+        raise ArgumentError(f"{node.name} is a group", hint="name one of its arrays: `gpuzarr info` lists them")
     return node
 
 

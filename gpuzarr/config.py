@@ -45,10 +45,14 @@ class Config:
     """A metadata document larger than this is refused."""
     cache_dir: str = os.path.join(os.path.expanduser("~"), ".cache", "gpuzarr")
     """Where compiled kernels are kept."""
+    cxx: str = ""
+    """The C++ compiler that device `sim` uses; also `$CXX`. Empty: g++, c++ or clang++, whichever is there."""
+    sim_sanitize: int = 0
+    """1: device `sim` compiles kernels with AddressSanitizer and UBSan."""
 
 
 def _from_environment() -> Config:
-    found: dict[str, Any] = {}
+    found: dict[str, Any] = {"cxx": os.environ.get("CXX", "")}
     for setting in fields(Config):
         text = os.environ.get(f"GPUZARR_{setting.name.upper()}")
         if text:
@@ -64,7 +68,7 @@ def _from_environment() -> Config:
 def _checked(config: Config) -> Config:
     for setting in fields(Config):
         value = getattr(config, setting.name)
-        least = 0 if setting.name == "coalesce_gap" else 1
+        least = 0 if setting.name in ("coalesce_gap", "sim_sanitize") else 1
         if setting.type == "int" and (not isinstance(value, int) or value < least):
             raise ArgumentError(f"{setting.name}={value!r} is not a whole number of at least {least}")
     return config

@@ -5,8 +5,8 @@
 //
 // Rules for kernels
 //   name      gz_<operation>, one operation a file; parameters are scalars of the types below or pointers
-//   helpers   GZ_DEVICE functions; templates are welcome
-//   shared    __shared__ only inside a kernel, without initialiser; pass pointers on to helpers
+//   functions GZ_DEVICE; templates are welcome
+//   shared    __shared__ only inside a kernel, without initialiser; pass pointers on
 //   barriers  every thread of a block reaches every __syncthreads: no early return before one
 //   waiting   never spin on what another thread or block will write
 //   floats    compiled without contraction (--fmad=false, -ffp-contract=off), denormals are kept

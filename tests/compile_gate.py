@@ -1,8 +1,8 @@
 """Every kernel to machine code for every architecture, without a GPU: `python -m tests.compile_gate`.
 
-It uses nvcc where it is found, else (or with --nvrtc) NVRTC from the wheel `nvidia-cuda-nvrtc`, which needs no
-driver. It prints registers, shared memory and spills, and exits with 1 on an error, a warning or a spill. Where
-neither compiler is found it says so and exits with 0: then nothing was checked.
+It uses nvcc where it is found, else (or with --nvrtc) NVRTC from the wheel `nvidia-cuda-nvrtc`, which needs
+no driver. It prints registers, shared memory and spills, and exits with 1 on an error, a warning or a spill.
+Where neither compiler is found it says so and exits with 0: then nothing was checked.
 """
 
 from __future__ import annotations
@@ -135,7 +135,7 @@ def table(compiled: list[Compiled]) -> str:
         for architecture in ARCHITECTURES:
             one = cells.get((kernel, architecture))
             spills = f" SPILLS {one.spilled}" if one and one.spilled else ""
-            row += f"{f'{one.registers} r {one.shared:5d} B{spills}' if one else 'missing':>18}"
+            row += f"  {f'{one.registers} r {one.shared:5d} B{spills}' if one else 'missing':>16}"
         lines.append(row)
     return "\n".join([*lines, "r: registers a thread; B: bytes of shared memory a block"])
 

@@ -119,7 +119,11 @@ def _zstd_declared(nbytes: int) -> bytes:
 
 def _blosc(nbytes: int) -> bytes:
     """A container of one LZ4 block that says how much it holds."""
-    return struct.pack("<4B3i", 2, 1, 1 << 5 | 0x10, 1, nbytes, nbytes, 40) + struct.pack("<2i", 20, 16) + bytes(12)
+    return (
+        struct.pack("<4B3i", 2, 1, 1 << 5 | 0x10, 1, nbytes, nbytes, 36)
+        + struct.pack("<2i", 20, 16)
+        + bytes(12)
+    )
 
 
 _ZEROS = bytes(8 << 20)

@@ -92,7 +92,7 @@ class Sharding(Codec):
         if unknown:
             raise MetadataError(f"unknown option {', '.join(sorted(unknown))}", codec="sharding_indexed")
         shape = configuration.get("chunk_shape")
-        if not isinstance(shape, list) or not all(type(n) is int and n > 0 for n in shape):
+        if not isinstance(shape, list) or not all(type(n) is int and 0 < n < 1 << 62 for n in shape):
             raise MetadataError(f"chunk_shape {shape!r} is not a list of sizes", codec="sharding_indexed")
         location = configuration.get("index_location", "end")
         if location not in ("start", "end"):

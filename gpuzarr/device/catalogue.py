@@ -28,7 +28,7 @@ TYPES = {
 """The type names of kernels/gz.cuh."""
 
 CUDA_FLAGS = ("--std=c++17", "--fmad=false")
-"""What NVRTC and nvcc are told, besides the architecture. No multiply-add in one: the host has none either."""
+"""What NVRTC and nvcc are told, besides the architecture. Products and sums round apart, as on the host."""
 
 _KERNEL = re.compile(r"^GZ_KERNEL\s+(?:__launch_bounds__\([^)]*\)\s*)?(\w+)\s*\(([^)]*)\)", re.MULTILINE)
 _PARAM = re.compile(r"(?P<const>const\s+)?(?P<type>\w+)\s*(?P<star>\*)?\s*(?:__restrict__\s*)?(?P<name>\w+)")

@@ -8,7 +8,6 @@ the process then needs libasan preloaded (`tests/sanitize.sh`).
 from __future__ import annotations
 
 import ctypes
-import os
 import shutil
 import subprocess
 import tempfile
@@ -40,7 +39,7 @@ _loaded: dict[tuple[Kernel, str, bool], Launcher] = {}
 
 def sanitizing() -> bool:
     """Whether kernels are compiled with AddressSanitizer and UBSan."""
-    return os.environ.get("GPUZARR_SIM_SANITIZE") == "1"
+    return config.current().sim_sanitize == 1
 
 
 @cache
@@ -59,7 +58,7 @@ def _compiler(asked: str) -> tuple[str, str]:
 
 def launcher(kernel: Kernel) -> Launcher:
     """The compiled kernel. Each file is compiled once for all processes that share `cache_dir`."""
-    asked = os.environ.get("CXX", "")
+    asked = config.current().cxx
     with _lock:
         found = _loaded.get((kernel, asked, sanitizing()))
         if found is None:

@@ -27,7 +27,7 @@ from gpuzarr.device.base import Device, DeviceBuffer, Lane
 from gpuzarr.engine.host import pool
 from gpuzarr.engine.planning import check_out, make_plan
 from gpuzarr.engine.source import ReadStats, Source, body
-from gpuzarr.errors import ArgumentError, ChunkError, GpuzarrError, UnsupportedError
+from gpuzarr.errors import ArgumentError, ChecksumError, ChunkError, GpuzarrError, UnsupportedError
 from gpuzarr.plan.table import ABSENT, WHOLE, Int64s, Plan
 from gpuzarr.selection import Selection, Span
 
@@ -181,7 +181,7 @@ class _Waves:
 
         def place(i: int, nbytes: int) -> memoryview:
             if requests[i].nbytes is None:
-                source.check_encoded(nbytes, plan.shapes[int(plan.shape[spans[i][0]])])
+                source.check_encoded(nbytes, plan.shapes[int(plan.shape[spans[i][0]])], keys[i])
             return memoryview(bytearray(nbytes))
 
         try:
@@ -325,7 +325,8 @@ class _Waves:
         if fault is not None:
             position, codec, meaning = fault
             key = self.source.key(self.plan.objects[self.plan.key[one.rows[position]]].tolist())
-            raise ChunkError(meaning, array=self.source.name, chunk=key, codec=codec)
+            kind = ChecksumError if "checksum" in meaning else ChunkError
+            raise kind(meaning, array=self.source.name, chunk=key, codec=codec)
 
 
 def _aligned(nbytes: Any) -> Any:

@@ -116,7 +116,7 @@ class _Work:
             ) -> memoryview:
                 row = spans[begin + i][0]
                 if requests[begin + i].nbytes is None:
-                    source.check_encoded(nbytes, plan.shapes[bundle.shape[row]])
+                    source.check_encoded(nbytes, plan.shapes[bundle.shape[row]], keys[begin + i])
                 target = targets[i]
                 if target is not None and target.nbytes == nbytes:
                     placed.append(target)

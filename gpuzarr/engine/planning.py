@@ -8,7 +8,7 @@ import numpy as np
 
 from gpuzarr import config
 from gpuzarr.engine.source import ReadStats, Source
-from gpuzarr.errors import ArgumentError, GpuzarrError, LimitError
+from gpuzarr.errors import ArgumentError, ChunkError, GpuzarrError, LimitError
 from gpuzarr.plan.coalesce import coalesce
 from gpuzarr.plan.pieces import plan_pieces
 from gpuzarr.plan.table import Plan
@@ -21,10 +21,7 @@ def make_plan(source: Source, selection: Selection, stats: ReadStats) -> Plan:
     try:
         plan, cells = plan_pieces(selection, source.meta.chunk_grid)
         plan = source.shards(stats).resolve(plan, cells)
-        largest = np.zeros(len(plan.shapes), np.int64)
-        np.maximum.at(largest, plan.shape, plan.nbytes)
-        for nbytes, shape in zip(largest.tolist(), plan.shapes, strict=True):
-            source.check_encoded(nbytes, shape)
+        _check_encoded(source, plan)
         return coalesce(
             plan,
             settings.coalesce_gap if traits.coalesce_gap is None else traits.coalesce_gap,
@@ -35,6 +32,19 @@ def make_plan(source: Source, selection: Selection, stats: ReadStats) -> Plan:
         raise
     except MemoryError as error:
         raise LimitError(f"out of memory while planning: {error}", array=source.name) from error
+
+
+def _check_encoded(source: Source, plan: Plan) -> None:
+    """Refuse chunks that a shard index says are far larger than what they can decode to."""
+    largest = np.zeros(len(plan.shapes), np.int64)
+    np.maximum.at(largest, plan.shape, plan.nbytes)
+    for position, nbytes in enumerate(largest.tolist()):
+        try:
+            source.check_encoded(nbytes, plan.shapes[position])
+        except ChunkError as error:
+            row = int(np.argmax((plan.nbytes == nbytes) & (plan.shape == position)))
+            source.located(error, source.key(plan.objects[plan.key[row]].tolist()))
+            raise
 
 
 def check_out(out: Any, selection: Selection, dtype: np.dtype[Any]) -> None:

@@ -88,13 +88,15 @@ class Source:
             self.meta, self.key, lambda requests: self.fetch(requests, stats), self.store.size, self.indexes
         )
 
-    def check_encoded(self, nbytes: int, shape: tuple[int, ...]) -> None:
+    def check_encoded(self, nbytes: int, shape: tuple[int, ...], key: str | None = None) -> None:
         """Refuse encoded chunks far larger than what they can decode to: no encoding of a codec here grows
         fourfold."""
         spec = self.meta.chain(shape).spec
         limit = 4 * spec.limit + (16 << 20) if spec.nbytes is not None else spec.limit
         if nbytes > limit:
-            raise ChunkError(f"{nbytes} encoded bytes for a chunk of {spec.nbytes or 'unknown size'} decoded")
+            raise ChunkError(
+                f"{nbytes} encoded bytes for a chunk of {spec.nbytes or 'unknown size'} decoded", chunk=key
+            )
 
     def located(self, error: GpuzarrError, key: str | None = None) -> GpuzarrError:
         """The error with this array's name, and the chunk's key."""

@@ -292,6 +292,6 @@ def bytes_fill(value: Any) -> NDArray[Any]:
         fill[()] = (
             bytes(value) if isinstance(value, list) else _base64(value) if isinstance(value, str) else b""
         )
-    except ValueError as error:
+    except (TypeError, ValueError) as error:
         raise MetadataError(f"fill_value {value!r}: {error}") from error
     return fill

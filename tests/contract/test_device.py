@@ -447,13 +447,13 @@ def test_names() -> None:
 # ---- the compiler
 
 
-def test_no_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_compiler() -> None:
     """Says what to install."""
-    monkeypatch.setenv("CXX", "no-such-compiler")
-    lane = SimDevice("sim").lane()
-    swap(lane, lane.empty(4), 1)
-    with pytest.raises(MissingDependencyError, match=r"no-such-compiler.*install g\+\+"):
-        lane.synchronize()
+    with config.configured(cxx="no-such-compiler"):
+        lane = SimDevice("sim").lane()
+        swap(lane, lane.empty(4), 1)
+        with pytest.raises(MissingDependencyError, match=r"no-such-compiler.*install g\+\+"):
+            lane.synchronize()
 
 
 def test_a_kernel_that_does_not_compile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
