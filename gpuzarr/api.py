@@ -45,7 +45,7 @@ def open_array(target: Any, path: str = "", **options: Any) -> Array:
     """`open`, where only an array will do."""
     node = open(target, path, **options)
     if not isinstance(node, Array):
-        raise ArgumentError(f"{node.name} is a group", hint="name one of its arrays: `gpuzarr info` lists them")
+        raise ArgumentError(f"{node.name} is a group", hint="name an array; `gpuzarr info` lists them")
     return node
 
 

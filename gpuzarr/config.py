@@ -46,7 +46,7 @@ class Config:
     cache_dir: str = os.path.join(os.path.expanduser("~"), ".cache", "gpuzarr")
     """Where compiled kernels are kept."""
     cxx: str = ""
-    """The C++ compiler that device `sim` uses; also `$CXX`. Empty: g++, c++ or clang++, whichever is there."""
+    """The C++ compiler of device `sim`; also `$CXX`. Empty: g++, c++ or clang++, whichever is there."""
     sim_sanitize: int = 0
     """1: device `sim` compiles kernels with AddressSanitizer and UBSan."""
 

@@ -1,4 +1,4 @@
-"""What the tests of hostile input share: small documents, shards by hand, and bombs."""
+"""What the tests of hostile input share: documents, shards by hand, bombs, and the check of errors."""
 
 from __future__ import annotations
 
@@ -7,14 +7,48 @@ import gzip
 import json
 import lzma
 import struct
+import tracemalloc
 import zlib
 from typing import Any
 
 import google_crc32c
 import numpy as np
+import pytest
+
+import gpuzarr
+from gpuzarr.errors import GpuzarrError
 
 VALUES = np.arange(24, dtype="<i4").reshape(4, 6) % 7
 LITTLE = {"name": "bytes", "configuration": {"endian": "little"}}
+
+DEVICES = pytest.mark.parametrize("device", ["cpu", "sim"])
+
+
+def fails(
+    kind: type[GpuzarrError],
+    target: Any,
+    *words: str,
+    key: Any = ...,
+    device: str = "cpu",
+    room: int = 24 << 20,
+) -> GpuzarrError:
+    """Open and read; the one error, of exactly this class, which holds the words and names the array. The
+    memory that Python and NumPy took stays within `room` bytes."""
+    tracemalloc.start()
+    try:
+        with pytest.raises(GpuzarrError) as raised:
+            gpuzarr.open_array(target, device=device).read(key)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    text = str(raised.value)
+    assert type(raised.value) is kind, text
+    assert raised.value.array, text
+    assert raised.value.array in text
+    for word in words:
+        assert word in text
+    assert peak < room
+    return raised.value
 
 
 def regular(chunks: Any) -> dict[str, Any]:

@@ -94,7 +94,7 @@ def _compile(source: Path, entry: str, library: Path, command: list[str]) -> Non
         done = subprocess.run(arguments, capture_output=True, text=True, check=False)
         if done.returncode:
             raise DeviceError(f"{source.name} does not compile for device sim:\n{done.stderr}")
-        os.replace(built, library)
+        Path(built).replace(library)
 
 
 def _entry(source: Path) -> str:

@@ -1,8 +1,8 @@
 """Reading onto a device, in waves.
 
-    fetch wave k+1, host stages   │ threads of the pool
-    one crossing                  │ lane of wave k
-    device stages, fused scatter  │ lane of wave k: one launch a stage for all its chunks
+    fetch wave k+1, host stages   | threads of the pool
+    one crossing                  | lane of wave k
+    device stages, fused scatter  | lane of wave k: one launch a stage for all its chunks
 
 Stages up to the last one without a device form run on the host; what they give crosses once. Waves are cut to
 a memory budget that two of them share: one is decoded while the other is fetched. A wave is synchronised once,

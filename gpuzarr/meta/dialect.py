@@ -17,6 +17,8 @@ from gpuzarr.meta.document import attributes, check_nbytes, parse
 from gpuzarr.meta.model import ArrayMeta, GroupMeta, NodeMeta
 from gpuzarr.store.base import Buffer, Request, Store
 
+_DOCUMENTS = ("zarr.json", ".zarray", ".zgroup")
+
 
 def join(path: str, name: str) -> str:
     """The key of `name` below `path`."""
@@ -74,17 +76,21 @@ def _v2_group(store: Store, path: str, zgroup: Buffer) -> GroupMeta:
 
 
 def _near(store: Store, path: str) -> str | None:
-    """A guess at what was meant: a node right below, or one beside."""
+    """A guess at what was meant: a node right below, or what lies beside it."""
     try:
         below = sorted(store.list_dir(f"{path}/" if path else ""))[:50]
         for name in below:
-            if any(store.exists(join(join(path, name), doc)) for doc in ("zarr.json", ".zarray", ".zgroup")):
+            if any(store.exists(join(join(path, name), doc)) for doc in _DOCUMENTS):
                 return f"did you mean {where(store, join(path, name))}?"
         if "attributes.json" in below:
             return "this looks like N5"
+        if below or not path:
+            return f"there is {', '.join(below[:8])}" if below else "there is nothing at all"
+        parent = path.rpartition("/")[0]
+        beside = sorted({*store.list_dir(f"{parent}/" if parent else "")} - {*_DOCUMENTS})
     except GpuzarrError:
         return None
-    return f"there is {', '.join(below[:8])}" if below else "there is nothing at all"
+    return f"beside it is {', '.join(beside[:8])}" if beside else None
 
 
 def node_from_document(document: Mapping[str, Any]) -> NodeMeta:

@@ -6,8 +6,11 @@ are inflated whole. The archive's directory is read once. Names that could not b
 
 from __future__ import annotations
 
+import lzma
+import struct
 import threading
 import zipfile
+import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import IO
@@ -15,6 +18,12 @@ from typing import IO
 from gpuzarr import config
 from gpuzarr.errors import LimitError, StoreError
 from gpuzarr.store.base import Buffer, Place, Request, Traits, below, clean_key, cut
+
+# What Python's zipfile and its decompressors raise for archives that are damaged, or that lie.
+_DAMAGE = (
+    *(zipfile.BadZipFile, zipfile.LargeZipFile, OSError, EOFError, RuntimeError, ValueError, OverflowError),
+    *(LookupError, struct.error, zlib.error, lzma.LZMAError),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +40,7 @@ class ZipStore:
         """Read the directory of a local path or an open file."""
         try:
             return cls(zipfile.ZipFile(file), url)
-        except (zipfile.BadZipFile, OSError, ValueError) as error:
+        except _DAMAGE as error:
             raise StoreError(f"{url} is not a zip archive: {error}") from error
 
     def get_ranges(self, requests: Sequence[Request], place: Place | None = None) -> list[Buffer | None]:
@@ -60,14 +69,7 @@ class ZipStore:
                 start = max(info.file_size + request.start, 0) if request.start < 0 else request.start
                 member.seek(start)
                 return memoryview(member.read(-1 if request.nbytes is None else request.nbytes))
-        except (
-            zipfile.BadZipFile,
-            OSError,
-            EOFError,
-            NotImplementedError,
-            RuntimeError,
-            ValueError,
-        ) as error:
+        except _DAMAGE as error:
             raise StoreError(f"cannot read {request.key} in {self.url}: {error}") from error
 
     def _info(self, key: str) -> zipfile.ZipInfo | None:

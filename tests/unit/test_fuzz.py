@@ -1,4 +1,4 @@
-"""A few seconds of `python -m tests.fuzz`, always the same cases, and proof that it sees what it looks for."""
+"""A few seconds of `python -m tests.fuzz`, the same cases each time, and proof that it sees what it seeks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""What metadata documents mean, dialect by dialect. The oracles are NumPy, zarr-python, ml_dtypes and bytes by hand."""
+"""What metadata documents mean, dialect by dialect. The oracles are NumPy, zarr-python, ml_dtypes and bytes
+by hand."""
 
 from __future__ import annotations
 

@@ -1,0 +1,89 @@
+"""The real libnvcomp, as far as it runs without a GPU: how arguments are passed, and what it requires.
+
+It comes with the extra `dev`. What a new version changes shows here, before it shows on a GPU.
+"""
+
+from __future__ import annotations
+
+import ctypes
+
+import pytest
+
+from gpuzarr.device import nvcomp
+from gpuzarr.errors import DeviceError, MissingDependencyError
+
+try:
+    LIBRARY = nvcomp.load()
+except MissingDependencyError:
+    LIBRARY = None
+installed = pytest.mark.skipif(
+    LIBRARY is None, reason="libnvcomp is not installed: pip install 'gpuzarr[dev]'"
+)
+
+
+@installed
+def test_version_is_known() -> None:
+    assert LIBRARY is not None
+    assert LIBRARY.version[0] in nvcomp.VERSIONS
+
+
+@installed
+@pytest.mark.parametrize(
+    ("algorithm", "expected"),
+    [
+        ("lz4", (1, 1, 1)),
+        ("snappy", (1, 1, 1)),
+        ("zstd", (1, 1, 8)),
+        ("deflate", (4, 1, 1)),
+        ("gzip", (1, 1, 1)),
+    ],
+)
+def test_alignments(algorithm: str, expected: tuple[int, int, int]) -> None:
+    assert LIBRARY is not None
+    assert LIBRARY.alignments(algorithm) == nvcomp.Alignments(*expected)
+
+
+@installed
+def test_scratch_grows_with_the_streams() -> None:
+    """zstd needs some three times its output, the others none."""
+    assert LIBRARY is not None
+    one, many = (LIBRARY.scratch_nbytes("zstd", n, 1 << 20, n << 20) for n in (1, 64))
+    assert 2 * (64 << 20) < many < 4 * (64 << 20)
+    assert one < many / 16
+    assert [
+        LIBRARY.scratch_nbytes(name, 64, 1 << 20, 64 << 20) for name in ("lz4", "snappy", "deflate", "gzip")
+    ] == [0] * 4
+
+
+@installed
+def test_options_are_passed_by_value() -> None:
+    """64 bytes, not a pointer: a backend that does not exist is refused, so it was read from them."""
+    assert LIBRARY is not None
+    assert ctypes.sizeof(nvcomp.Options) == 64
+    wrong = nvcomp.Options()
+    wrong.reserved[:4] = [99, 0, 0, 0]
+    found = (ctypes.c_size_t * 3)()
+    function = LIBRARY._library.nvcompBatchedZstdDecompressGetRequiredAlignments
+    assert function(wrong, ctypes.byref(found)) != 0
+    assert function(nvcomp.Options(), ctypes.byref(found)) == 0
+
+
+@installed
+def test_failures_come_with_nvcomps_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert LIBRARY is not None
+    with pytest.raises(DeviceError, match=r"not supported.*\(11\)"):
+        LIBRARY._check(11, "anything")
+    monkeypatch.setitem(nvcomp.FORMATS, "made up", "MadeUp")
+    with pytest.raises(DeviceError, match="nvcompBatchedMadeUpDecompressGetRequiredAlignments"):
+        LIBRARY.alignments("made up")
+
+
+def test_missing_and_broken_libraries(monkeypatch: pytest.MonkeyPatch, tmp_path: object) -> None:
+    monkeypatch.setattr(nvcomp, "_candidates", lambda: iter(()))
+    with pytest.raises(MissingDependencyError, match=r"gpuzarr\[cuda13\]"):
+        nvcomp.load.__wrapped__()
+    broken = f"{tmp_path}/libnvcomp.so.6"
+    with open(broken, "wb") as file:
+        file.write(b"no library")
+    with pytest.raises(DeviceError, match="cannot load"):
+        nvcomp.Library(broken)
