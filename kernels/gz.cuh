@@ -54,6 +54,62 @@ template <class T> GZ_DEVICE void gz_store(u8* p, T value) {
     for (u32 i = 0; i < sizeof(T); i++) p[i] = ((const u8*)&value)[i];
 }
 
+// n bytes that do not overlap, copied by one warp: 16 aligned bytes a lane, which are five words where the
+// source is not aligned.
+GZ_DEVICE void gz_copy(u8* dst, const u8* src, u32 n, u32 lane) {
+    u32 head = min((u32)-gz_address(dst) & 15, n);
+    if (lane < head) dst[lane] = src[lane];
+    dst += head, src += head, n -= head;
+    u32 skew = (u32)gz_address(src) & 3, wide = n < 20 ? 0 : (n - 4) / 16;  // the fifth word is inside too
+    bool even = ((u32)gz_address(src) & 15) == 0;
+#pragma unroll 2
+    for (u32 i = lane; i < wide; i += 32) {
+        const u8* from = src + 16 * i - skew;
+        u128 bytes;
+        if (even) {
+            bytes = *(const u128*)from;
+        } else {
+            const u32* word = (const u32*)from;
+            u32 w[4];
+            for (u32 k = 0; k < 4; k++) w[k] = __funnelshift_r(word[k], word[k + 1], 8 * skew);
+            bytes = u128{(u64)w[1] << 32 | w[0], (u64)w[3] << 32 | w[2]};
+        }
+        *(u128*)(dst + 16 * i) = bytes;
+    }
+    for (u32 i = 16 * wide + lane; i < n; i += 32) dst[i] = src[i];
+}
+
+// dst[i] = dst[i - distance] for n bytes in turn, by one warp that wrote what lies before: a pattern, where
+// n > distance. Every lane reads only what was there before, so all of them write at once.
+GZ_DEVICE void gz_repeat(u8* dst, u32 distance, u32 n, u32 lane) {
+    __syncwarp();
+    u32 head = n <= 64 ? n : distance < 64 ? 64 : 0;
+    u32 at = lane < distance ? lane : lane % distance, step = 32 < distance || n <= 32 ? 32 : 32 % distance;
+    for (u32 i = lane; i < head; i += 32) {
+        dst[i] = *(dst + at - distance);
+        at += step;
+        if (at >= distance) at -= distance;
+    }
+    for (u32 done = head; done < n;) {  // from a multiple of the distance, which grows with what is done
+        __syncwarp();
+        u32 back = (done + distance) / distance * distance, count = min(back, n - done);
+        gz_copy(dst + done, dst + done - back, count, lane);
+        done += count;
+    }
+}
+
+// The rest of a length in LZ4's form: bytes that are added up as far as the first one that is not 255. False
+// where that is not among the bytes before `end`, or the sum exceeds `most`. By one warp, 32 bytes at a time.
+GZ_DEVICE bool gz_lengthen(const u8* src, u32 end, u32& in, u32& length, u32 most, u32 lane) {
+    for (;;) {
+        bool last = in + lane >= end || src[in + lane] != 255;
+        u32 lasts = __ballot_sync(0xffffffffu, last), full = lasts ? (u32)__ffs((i32)lasts) - 1 : 32;
+        in += full, length += 255 * full;
+        if (in >= end || length > most) return false;
+        if (lasts) return (length += src[in++]) <= most;
+    }
+}
+
 // The bytes of a word in reverse.
 GZ_DEVICE u8 gz_reversed(u8 v) { return v; }
 GZ_DEVICE u16 gz_reversed(u16 v) { return (u16)((v << 8) | (v >> 8)); }

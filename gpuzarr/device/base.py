@@ -64,6 +64,20 @@ class Lane(Protocol):
         parameter is a DeviceError."""
         ...
 
+    def decompress(
+        self,
+        algorithm: str,
+        source: DeviceBuffer,
+        offset: NDArray[np.int64],
+        nbytes: NDArray[np.int64],
+        out_nbytes: int,
+        codec: str,
+    ) -> DeviceBuffer:
+        """N streams of `algorithm` (a key of `nvcomp.FORMATS`), stream i being `nbytes[i]` bytes at
+        `offset[i]`, decompressed to exactly `out_nbytes` bytes each, one behind the other. A stream that gives
+        anything else is a fault of `codec`."""
+        ...
+
     def faults(self, count: int, codec: str, meaning: str) -> DeviceBuffer:
         """int32[count], zeroed: a kernel sets entry i to a nonzero number when chunk i of the batch is not
         what it should be. After the wave's one `synchronize` the engine reads them (`take_faults`) and

@@ -1,4 +1,4 @@
-"""nvCOMP's batched C API (libnvcomp 5 and 6) through ctypes: one call for N streams, into the caller's memory.
+"""nvCOMP's batched C API (libnvcomp 5 and 6) through ctypes: N streams a call, into the caller's memory.
 
 Every format has the same three calls; options are 64 bytes, passed by value, and zero asks for the defaults:
 
@@ -6,7 +6,7 @@ Every format has the same three calls; options are 64 bytes, passed by value, an
     GetTempSize             scratch for N streams; version 5 calls it GetTempSizeAsync
     DecompressAsync         pointer arrays in device memory; a status and a size a stream
 
-The first two need no GPU, so that a machine without one can test how arguments are passed. nvCOMP is not safe on
+The first two need no GPU, so a machine without one can test how arguments are passed. nvCOMP is not safe on
 corrupt input: what can be validated is validated before, and statuses and sizes are checked after.
 """
 
@@ -14,13 +14,17 @@ from __future__ import annotations
 
 import ctypes
 import importlib.util
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from ctypes import byref, c_byte, c_char_p, c_int, c_size_t, c_uint32, c_void_p
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
+import numpy as np
+from numpy.typing import NDArray
+
+from gpuzarr.device.base import DeviceBuffer, Lane
 from gpuzarr.errors import DeviceError, MissingDependencyError
 
 FORMATS = {"lz4": "LZ4", "snappy": "Snappy", "zstd": "Zstd", "deflate": "Deflate", "gzip": "Gzip"}
@@ -73,6 +77,22 @@ class Streams:
     scratch_nbytes: int
 
 
+class Decompressor(Protocol):
+    """What `queue` needs of a library: libnvcomp itself, or what stands in for it on device sim."""
+
+    def alignments(self, algorithm: str) -> Alignments:
+        """What `decompress` requires of addresses."""
+        ...
+
+    def scratch_nbytes(self, algorithm: str, count: int, largest: int, total: int) -> int:
+        """Scratch memory for `count` streams that give at most `largest` bytes each, `total` together."""
+        ...
+
+    def decompress(self, algorithm: str, streams: Streams, cuda_stream: int = 0) -> None:
+        """Decompress, in the order of the CUDA stream where there is one."""
+        ...
+
+
 class Library:
     """A loaded libnvcomp. A call that fails is a DeviceError with nvCOMP's own words."""
 
@@ -108,7 +128,7 @@ class Library:
             self._call(algorithm, name, *sizes, Options(), byref(found), c_size_t(total))
         return found.value
 
-    def decompress(self, algorithm: str, streams: Streams, cuda_stream: int) -> None:
+    def decompress(self, algorithm: str, streams: Streams, cuda_stream: int = 0) -> None:
         """Queue the decompression on a CUDA stream."""
         self._call(
             algorithm,
@@ -161,3 +181,51 @@ def _candidates() -> Iterator[Path]:
             path = Path(place, "libnvcomp", "lib64", f"libnvcomp.so.{version}")
             if path.is_file():
                 yield path
+
+
+def queue(
+    lane: Lane,
+    library: Decompressor,
+    algorithm: str,
+    source: DeviceBuffer,
+    offset: NDArray[np.int64],
+    nbytes: NDArray[np.int64],
+    out_nbytes: int,
+    codec: str,
+    address: Callable[[DeviceBuffer], int],
+    run: Callable[[Callable[[], None]], None],
+) -> DeviceBuffer:
+    """`Lane.decompress` for any device: memory, pointers, the call in lane order (`run`), the verdict."""
+    count, need = len(offset), library.alignments(algorithm)
+    begins = address(source) + offset
+    if np.any(begins % need.input):
+        raise DeviceError(f"{algorithm} streams begin at multiples of {need.input} bytes", codec=codec)
+    out = lane.empty(count * out_nbytes)
+    scratch = lane.empty(library.scratch_nbytes(algorithm, count, out_nbytes, count * out_nbytes))
+    written, statuses = lane.empty(8 * count), lane.empty(4 * count)
+    ends = address(out) + np.arange(count, dtype=np.int64) * out_nbytes
+    columns = [begins, nbytes, ends, np.full(count, out_nbytes, np.int64)]
+    sources, source_nbytes, targets, target_nbytes = (lane.upload(one.astype(np.uint64)) for one in columns)
+    streams = Streams(
+        count=count,
+        sources=address(sources),
+        source_nbytes=address(source_nbytes),
+        targets=address(targets),
+        target_nbytes=address(target_nbytes),
+        written=address(written),
+        statuses=address(statuses),
+        scratch=address(scratch),
+        scratch_nbytes=scratch.nbytes,
+    )
+    run(partial(library.decompress, algorithm, streams))
+    lane.launch(
+        "gz_verdict",
+        -(-count // 256),
+        256,
+        written=written,
+        statuses=statuses,
+        expected=out_nbytes,
+        count=count,
+        fault=lane.faults(count, codec, f"does not decompress to {out_nbytes} bytes"),
+    )
+    return out

@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gpuzarr.device import catalogue, sim_library
+from gpuzarr.device import catalogue, nvcomp, sim_library, sim_nvcomp
 from gpuzarr.device.base import Bytes1D, DeviceBuffer
 from gpuzarr.device.catalogue import Kernel
 from gpuzarr.device.sim_memory import ALIGNMENT, GARBAGE, Allocation, SimArray, SimBuffer, c_strides
@@ -148,6 +148,25 @@ class SimLane:
             failed = launcher(places, blocks, threads, self._device.order, report, len(report))
         if failed:
             raise DeviceError(f"{kernel.name}: {report.value.decode(errors='replace')}")
+
+    def decompress(
+        self,
+        algorithm: str,
+        source: DeviceBuffer,
+        offset: NDArray[np.int64],
+        nbytes: NDArray[np.int64],
+        out_nbytes: int,
+        codec: str,
+    ) -> DeviceBuffer:
+        """See `device.base.Lane`. Host libraries stand in for nvCOMP."""
+
+        def address(buffer: DeviceBuffer) -> int:
+            return int(_buffer(buffer, algorithm).bytes().ctypes.data)
+
+        library = sim_nvcomp.HostLibrary()
+        return nvcomp.queue(
+            self, library, algorithm, source, offset, nbytes, out_nbytes, codec, address, self._queue.append
+        )
 
     def faults(self, count: int, codec: str, meaning: str) -> DeviceBuffer:
         """See `device.base.Lane`."""

@@ -26,7 +26,7 @@ _ARRAY_FIELDS = {
     *("zarr_format", "node_type", "shape", "data_type", "chunk_grid", "chunk_key_encoding", "codecs"),
     *("fill_value", "attributes", "dimension_names", "storage_transformers"),
 }
-_MOST_LISTED = 1 << 24
+_MOST_LISTED = 1 << 22
 _GROUP_FIELDS = {"zarr_format", "node_type", "attributes", "consolidated_metadata"}
 
 
@@ -138,7 +138,8 @@ def _grid(value: Any, shape: tuple[int, ...]) -> Grid:
 
 def _axis(value: Any, length: int) -> Axis:
     """One size for all chunks, or a list of sizes in which [size, count] stands for many of one size."""
-    if type(value) is int and value > 0:
+    if type(value) is int and 0 < value < 1 << 62:
+        _check_listed(-(-length // value))
         return RegularAxis(length, value)
     if not isinstance(value, list):
         raise MetadataError(f"{value!r} is not a list of chunk sizes")
@@ -148,9 +149,14 @@ def _axis(value: Any, length: int) -> Axis:
     total, chunks = sum(size * count for size, count in runs), sum(count for _, count in runs)
     if total < length or chunks > max(length, 1) + len(runs) or total >= 1 << 62:
         raise MetadataError(f"chunk sizes that sum to {total} do not fit an axis of {length}")
+    _check_listed(chunks)
+    return RectilinearAxis(length, np.repeat(*np.array(runs, np.int64).reshape(-1, 2).T))
+
+
+def _check_listed(chunks: int) -> None:
+    """Sizes along a rectilinear axis are kept, and shown, one by one."""
     if chunks > _MOST_LISTED:
         raise LimitError(f"{chunks} listed chunk sizes on one axis; gpuzarr takes up to {_MOST_LISTED}")
-    return RectilinearAxis(length, np.repeat(*np.array(runs, np.int64).reshape(-1, 2).T))
 
 
 def _keys(value: Any) -> KeyEncoding:

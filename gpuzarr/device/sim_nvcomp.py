@@ -1,0 +1,99 @@
+"""What stands in for libnvcomp on device sim: the same calls over host libraries, all requirements checked.
+
+Addresses, alignments, scratch, sizes and statuses are passed as libnvcomp takes them, so that `nvcomp.queue` is
+tested without a GPU. A stream that does not decompress sets its status, as there.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import zlib
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gpuzarr.device.nvcomp import Alignments, Streams
+from gpuzarr.errors import DeviceError
+
+_ALIGNMENTS = {"zstd": Alignments(1, 1, 8), "deflate": Alignments(4, 1, 1)}
+_CANNOT_DECOMPRESS = 12  # nvcompErrorCannotDecompress
+
+
+class HostLibrary:
+    """See `nvcomp.Decompressor`."""
+
+    def alignments(self, algorithm: str) -> Alignments:
+        """Those of libnvcomp 6."""
+        return _ALIGNMENTS.get(algorithm, Alignments(1, 1, 1))
+
+    def scratch_nbytes(self, algorithm: str, count: int, largest: int, total: int) -> int:
+        """For zstd about what libnvcomp asks for, which is three times the output."""
+        return 3 * count * largest + 4096 * count if algorithm == "zstd" else 0
+
+    def decompress(self, algorithm: str, streams: Streams, cuda_stream: int = 0) -> None:
+        """Stream by stream."""
+        n = streams.count
+        scratch = self.scratch_nbytes(algorithm, n, max(_words(streams.target_nbytes, n).tolist(), default=0), 0)
+        if streams.scratch_nbytes < scratch:
+            raise DeviceError(
+                f"{algorithm}: {streams.scratch_nbytes} bytes of scratch where {scratch} are needed"
+            )
+        if streams.scratch_nbytes and streams.scratch % self.alignments(algorithm).scratch:
+            raise DeviceError(f"{algorithm}: scratch is not aligned")
+        statuses = _view(streams.statuses, 4 * n).view(np.int32)
+        written = _words(streams.written, n)
+        columns = (streams.sources, streams.source_nbytes, streams.targets, streams.target_nbytes)
+        rows = zip(*(_words(column, n).tolist() for column in columns), strict=True)
+        for i, (source, nbytes, target, room) in enumerate(rows):
+            try:
+                plain = _DECODERS[algorithm](_view(source, nbytes).tobytes(), room)
+            except (RuntimeError, ValueError, zlib.error):
+                plain = None
+            failed = plain is None or len(plain) > room
+            statuses[i], written[i] = (_CANNOT_DECOMPRESS, 0) if failed else (0, len(plain or b""))
+            if plain and not failed:
+                _view(target, len(plain))[:] = np.frombuffer(plain, np.uint8)
+
+
+def _view(address: int, nbytes: int) -> NDArray[np.uint8]:
+    if not nbytes:
+        return np.empty(0, np.uint8)
+    return np.ctypeslib.as_array((ctypes.c_uint8 * nbytes).from_address(address))
+
+
+def _words(address: int, count: int) -> NDArray[np.uint64]:
+    return _view(address, 8 * count).view(np.uint64)
+
+
+def _inflate(wbits: int) -> Callable[[bytes, int], bytes]:
+    def inflate(stored: bytes, room: int) -> bytes:
+        stream = zlib.decompressobj(wbits)
+        plain = stream.decompress(stored, room + 1)
+        if not stream.eof:
+            raise ValueError("the stream ends early")
+        return plain
+
+    return inflate
+
+
+def _numcodecs(name: str) -> Callable[[bytes, int], bytes]:
+    def decompress(stored: bytes, room: int) -> bytes:
+        from numcodecs import lz4, zstd
+
+        if name == "zstd":
+            plain: Any = zstd.decompress(stored)
+        else:  # numcodecs puts the size before an LZ4 stream
+            plain = lz4.decompress(room.to_bytes(4, "little") + stored)
+        return bytes(plain)
+
+    return decompress
+
+
+_DECODERS = {
+    "zstd": _numcodecs("zstd"),
+    "lz4": _numcodecs("lz4"),
+    "deflate": _inflate(-zlib.MAX_WBITS),
+    "gzip": _inflate(zlib.MAX_WBITS | 16),
+}
