@@ -74,8 +74,8 @@ class Lane(Protocol):
         codec: str,
     ) -> DeviceBuffer:
         """N streams of `algorithm` (a key of `nvcomp.FORMATS`), stream i being `nbytes[i]` bytes at
-        `offset[i]`, decompressed to exactly `out_nbytes` bytes each, one behind the other. A stream that gives
-        anything else is a fault of `codec`."""
+        `offset[i]`, decompressed to exactly `out_nbytes` bytes each, one behind the other. A stream that
+        gives anything else is a fault of `codec`."""
         ...
 
     def faults(self, count: int, codec: str, meaning: str) -> DeviceBuffer:

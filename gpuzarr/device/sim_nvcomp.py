@@ -1,7 +1,7 @@
 """What stands in for libnvcomp on device sim: the same calls over host libraries, all requirements checked.
 
-Addresses, alignments, scratch, sizes and statuses are passed as libnvcomp takes them, so that `nvcomp.queue` is
-tested without a GPU. A stream that does not decompress sets its status, as there.
+Addresses, alignments, scratch, sizes and statuses are passed as libnvcomp takes them: `nvcomp.queue` is tested
+without a GPU. A stream that does not decompress sets its status, as there.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ class HostLibrary:
     def decompress(self, algorithm: str, streams: Streams, cuda_stream: int = 0) -> None:
         """Stream by stream."""
         n = streams.count
-        scratch = self.scratch_nbytes(algorithm, n, max(_words(streams.target_nbytes, n).tolist(), default=0), 0)
+        scratch = self.scratch_nbytes(
+            algorithm, n, max(_words(streams.target_nbytes, n).tolist(), default=0), 0
+        )
         if streams.scratch_nbytes < scratch:
-            raise DeviceError(
-                f"{algorithm}: {streams.scratch_nbytes} bytes of scratch where {scratch} are needed"
-            )
+            raise DeviceError(f"{algorithm}: {scratch} bytes of scratch are needed")
         if streams.scratch_nbytes and streams.scratch % self.alignments(algorithm).scratch:
             raise DeviceError(f"{algorithm}: scratch is not aligned")
         statuses = _view(streams.statuses, 4 * n).view(np.int32)

@@ -5,8 +5,8 @@
     device stages, fused scatter  | lane of wave k: one launch a stage for all its chunks
 
 Stages up to the last one without a device form run on the host; what they give crosses once. Waves are cut to
-a memory budget that two of them share: one is decoded while the other is fetched. A wave is synchronised once,
-when its lane is needed again; what kernels found wrong is raised then.
+a memory budget that two of them share: one is decoded while the other is fetched. A wave is synchronised
+once, when its lane is needed again; what kernels found wrong is raised then.
 """
 
 from __future__ import annotations

@@ -81,7 +81,7 @@ def _v3_compressors() -> list[Any]:
 def make(
     values: np.ndarray, options: dict[str, Any], extra: dict[str, Any]
 ) -> tuple[dict[str, bytes], np.ndarray]:
-    """Write with zarr-python, leave some objects out; the keys and bytes, and what an array without them holds."""
+    """Write with zarr-python, leave some objects out; the keys and bytes, and what is left of the array."""
     store: dict[str, Any] = {}
     array = zarr.create_array(zarr.storage.MemoryStore(store), **options)
     array[...] = values

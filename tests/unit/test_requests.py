@@ -160,7 +160,7 @@ def test_each_chunk_once_however_many_points_fall_into_it(device: str) -> None:
 
 
 def test_device_reads_cross_once_and_keep_their_budget() -> None:
-    """Compressed bytes do not cross where the codec has no device form, and memory stays under the setting."""
+    """What crosses is counted, and device memory stays under the setting."""
     store = stored(chunks=(16, 16, 16), compressors=None)
     for budget in (1 << 16, 1 << 18, 1 << 24):
         stats = ReadStats()
