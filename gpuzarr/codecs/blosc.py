@@ -6,20 +6,25 @@ numcodecs `blosc`).
     blocks
 
 c-blosc believes what the header says, so `read_header` checks it against the bytes that are there.
+
+Device form: kernels/blosc.cu finds the streams of all blocks of all chunks, kernels/lz4.cu and blosclz.cu decode
+them, each in one launch, and kernels/blosc.cu undoes the shuffles. What a launch has to know of a container is
+read on the host before it crosses; containers of other inner codecs are decoded there.
 """
 
 from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
-from typing import Any, Final, NamedTuple
+from typing import Any, ClassVar, Final, NamedTuple
 
 import numpy as np
 from numcodecs import blosc
 from numpy.typing import NDArray
 
-from gpuzarr.codecs.base import Buffer, ChunkSpec, Codec, as_bytes, check_size
+from gpuzarr.codecs.base import Batch, Buffer, ChunkSpec, Codec, as_bytes, check_size
 from gpuzarr.codecs.registry import codec
+from gpuzarr.device.base import DeviceBuffer, Lane
 from gpuzarr.errors import ArgumentError, ChunkError, MetadataError, UnsupportedError
 
 MAX_NBYTES: Final = 2**31 - 1 - 16
@@ -27,7 +32,13 @@ MAX_NBYTES: Final = 2**31 - 1 - 16
 CNAMES: Final = ("blosclz", "lz4", "lz4hc", "snappy", "zlib", "zstd")
 SHUFFLES: Final = {"noshuffle": 0, "shuffle": 1, "bitshuffle": 2}
 BYTE_SHUFFLED, MEMCPYED, BIT_SHUFFLED, FUTURE, UNSPLIT = 0x01, 0x02, 0x04, 0x08, 0x10
-SNAPPY: Final = 2
+BLOSCLZ, LZ4, SNAPPY: Final = 0, 1, 2
+MOST_SPLITS, LEAST_STREAM: Final = 16, 128
+"""c-blosc splits a block into at most so many streams, and makes none of fewer bytes but of what is left over."""
+TILE_NBYTES: Final = 8192
+"""What kernels/blosc.cu shuffles back at once."""
+ALIGNED: Final = 16
+"""Where chunks begin, so that kernels may store wide."""
 
 _HEADER: Final = struct.Struct("<4B3i")
 _INT32: Final = struct.Struct("<i")
@@ -42,27 +53,39 @@ class Header(NamedTuple):
     nbytes: int
     blocksize: int
     cbytes: int
+    inner_version: int
+
+    @property
+    def memcpyed(self) -> bool:
+        """The payload is stored as it is."""
+        return bool(self.flags & MEMCPYED)
+
+    @property
+    def splits(self) -> int:
+        """Streams of a whole block, one for each byte of an item or one. What is left over is one stream."""
+        small = self.typesize > MOST_SPLITS or self.blocksize // self.typesize < LEAST_STREAM
+        return 1 if small or self.flags & (UNSPLIT | MEMCPYED) else self.typesize
+
+
+class Notes(NamedTuple):
+    """A row of `Batch.notes`, as kernels/blosc.cu reads it."""
+
+    inner: int
+    """-1: stored as it is."""
+    shuffle: int
+    typesize: int
+    blocksize: int
+    splits: int
+    cbytes: int
 
 
 def read_header(stored: NDArray[np.uint8]) -> Header:
     """The header of a container whose sizes and block starts all lie within `stored`, else a ChunkError."""
-    if stored.nbytes < 16:
-        raise ChunkError(f"{stored.nbytes} bytes cannot hold a Blosc header")
-    version, _, flags, typesize, nbytes, blocksize, cbytes = _HEADER.unpack_from(stored)
-    if version != 2 or flags & FUTURE:
-        raise ChunkError(f"not a Blosc 1 container: format {version}, flags {flags:#04x}")
-    if nbytes <= 0 or not 0 < blocksize <= nbytes or typesize == 0:
-        raise ChunkError(f"Blosc header with {nbytes=}, {blocksize=}, {typesize=}")
-    if not 16 <= cbytes <= stored.nbytes:
-        raise ChunkError(f"a Blosc container of {cbytes} bytes in a chunk of {stored.nbytes}")
-    if flags & MEMCPYED:
-        if cbytes != nbytes + 16:
-            raise ChunkError(f"{cbytes - 16} bytes stored uncompressed where the Blosc header says {nbytes}")
-        return Header(flags, flags >> 5, typesize, nbytes, blocksize, cbytes)
-    nblocks = -(-nbytes // blocksize)
-    first, last = 16 + 4 * nblocks, cbytes - 4
-    if first > last:
-        raise ChunkError(f"{cbytes} bytes cannot hold {nblocks} Blosc blocks")
+    header = _read_sizes(stored)
+    if header.memcpyed:
+        return header
+    nblocks = -(-header.nbytes // header.blocksize)
+    first, last = 16 + 4 * nblocks, header.cbytes - 4
     if nblocks == 1:
         low = high = _INT32.unpack_from(stored, 16)[0]
     else:
@@ -70,7 +93,31 @@ def read_header(stored: NDArray[np.uint8]) -> Header:
         low, high = starts.min(), starts.max()
     if low < first or high > last:
         raise ChunkError(f"a Blosc block starts outside of bytes {first} to {last}")
-    return Header(flags, flags >> 5, typesize, nbytes, blocksize, cbytes)
+    return header
+
+
+def _read_sizes(stored: NDArray[np.uint8]) -> Header:
+    """The header, without a look at the block starts."""
+    if stored.nbytes < 16:
+        raise ChunkError(f"{stored.nbytes} bytes cannot hold a Blosc header")
+    version, inner_version, flags, typesize, nbytes, blocksize, cbytes = _HEADER.unpack_from(stored)
+    if version != 2 or flags & FUTURE:
+        raise ChunkError(f"not a Blosc 1 container: format {version}, flags {flags:#04x}")
+    if nbytes <= 0 or not 0 < blocksize <= nbytes or typesize == 0:
+        raise ChunkError(f"Blosc header with {nbytes=}, {blocksize=}, {typesize=}")
+    if not 16 <= cbytes <= stored.nbytes:
+        raise ChunkError(f"a Blosc container of {cbytes} bytes in a chunk of {stored.nbytes}")
+    header = Header(flags, flags >> 5, typesize, nbytes, blocksize, cbytes, inner_version)
+    if flags & MEMCPYED:
+        if cbytes != nbytes + 16:
+            raise ChunkError(f"{cbytes - 16} bytes stored uncompressed where the Blosc header says {nbytes}")
+        return header
+    nblocks = -(-nbytes // blocksize)
+    if 16 + 4 * nblocks > cbytes - 4:
+        raise ChunkError(f"{cbytes} bytes cannot hold {nblocks} Blosc blocks")
+    if blocksize % header.splits:  # c-blosc would leave the rest of each block as it finds it
+        raise ChunkError(f"Blosc blocks of {blocksize} bytes in {header.splits} streams")
+    return header
 
 
 @codec("blosc", "numcodecs.blosc", v2="blosc")
@@ -85,6 +132,8 @@ class Blosc(Codec):
     shuffle: int | str = 1
     blocksize: int = 0
     typesize: int | None = None
+    notes: ClassVar[int] = len(Notes._fields)
+    exceptions: ClassVar[str] = "those with snappy, zlib or zstd inside"
 
     def __post_init__(self) -> None:
         known = (
@@ -110,7 +159,7 @@ class Blosc(Codec):
         stored = as_bytes(chunk)
         header = read_header(stored)
         check_size(header.nbytes, decoded)
-        if header.inner == SNAPPY and not header.flags & MEMCPYED:
+        if header.inner == SNAPPY and not header.memcpyed:
             raise _no_snappy()
         try:
             plain: Buffer = blosc.decompress(stored, out)
@@ -133,6 +182,124 @@ class Blosc(Codec):
             plain, self.cname.encode(), self.clevel, shuffle, self.blocksize, typesize
         )
         return stored
+
+    def host_only(self, decoded: ChunkSpec) -> str | None:
+        """The device takes chunks of known size. Where the array says what else is inside, the host does."""
+        if not decoded.nbytes:
+            return "size known only from the stream" if decoded.nbytes is None else "no bytes"
+        return None if self.cname in ("blosclz", "lz4", "lz4hc") else f"{self.cname} inside has no device form"
+
+    def inspect(self, chunk: NDArray[np.uint8], decoded: ChunkSpec) -> Notes | str:
+        """What the header says. The kernels check the rest."""
+        header = _read_sizes(chunk)
+        check_size(header.nbytes, decoded)
+        inner = -1 if header.memcpyed else header.inner
+        if inner > LZ4:
+            return "another inner codec"
+        if inner >= 0 and header.inner_version != 1:
+            return "another version of its inner codec"
+        if LEAST_STREAM > header.blocksize != header.nbytes:
+            return "smaller blocks than c-blosc makes"
+        shuffle = 0
+        if inner >= 0 and header.flags & BYTE_SHUFFLED and header.typesize > 1:
+            shuffle = 1
+        elif inner >= 0 and header.flags & BIT_SHUFFLED:
+            shuffle = 2
+        return Notes(inner, shuffle, header.typesize, header.blocksize, header.splits, header.cbytes)
+
+    def scratch(self, decoded: ChunkSpec) -> int:
+        """The bytes before they are shuffled back, and a row for each stream, of which there are as many as can be."""
+        return (decoded.nbytes or 0) + ALIGNED + _Streams.ROW_NBYTES * ((decoded.nbytes or 0) // LEAST_STREAM + 1)
+
+    def decode_batch(self, batch: Batch, decoded: ChunkSpec, lane: Lane) -> Batch:
+        """Device form: kernels/blosc.cu, lz4.cu, blosclz.cu."""
+        nbytes, notes = decoded.nbytes or 0, batch.notes
+        if notes is None or notes.shape != (len(batch), self.notes):
+            raise ChunkError("containers that were not inspected", codec=self.name)
+        inner, shuffle, typesize, blocksize, splits, cbytes = notes.T
+        if np.any(cbytes > batch.nbytes):
+            raise ChunkError("a Blosc container that is larger than its chunk", codec=self.name)
+        pitch = -(-nbytes // ALIGNED) * ALIGNED
+        shuffled = np.flatnonzero(shuffle)
+        memory = lane.empty(pitch * (len(batch) + len(shuffled)))
+        offset = np.arange(len(batch), dtype=np.int64) * pitch
+        into = offset.copy()  # where the streams go: behind all results, if they are shuffled
+        into[shuffled] = pitch * (len(batch) + np.arange(len(shuffled)))
+        fault = lane.faults(len(batch), self.name, "damaged Blosc blocks")
+
+        blocks = -(-nbytes // blocksize)
+        streams = blocks * splits - np.where(nbytes % blocksize, splits - 1, 0)
+        late = inner == BLOSCLZ  # these come behind the others, so that either kernel has rows side by side
+        order = np.argsort(late, kind="stable")
+        first = np.empty(len(batch), np.int64)
+        first[order] = np.cumsum(streams[order]) - streams[order]
+        table = _Streams.on(lane, int(streams.sum()))
+        most = int(blocks.max())
+        lane.launch(
+            "gz_blosc_walk",
+            -(-len(batch) * most // 128),
+            128,
+            src=batch.data,
+            offset=batch.offset,
+            notes=notes,
+            into=into,
+            first=first,
+            **table.columns(),
+            fault=fault,
+            nbytes=nbytes,
+            pitch=most,
+            chunks=len(batch),
+        )
+        lz4 = int(streams[~late].sum())
+        memories = {"src": batch.data, "dst": memory, "fault": fault}
+        if lz4:
+            lane.launch(*("gz_lz4", -(-lz4 // 2), 64), **memories, **table.columns(0, lz4), streams=lz4, sized=0)
+        if lz4 < table.count:
+            rest = table.count - lz4
+            lane.launch(
+                *("gz_blosclz", -(-rest // 2), 64), **memories, **table.columns(lz4, rest), streams=rest
+            )
+        if len(shuffled):
+            width = np.maximum(TILE_NBYTES // typesize // 32 * 32, 32)
+            tiles = np.maximum(-(-(blocksize // typesize) // width), 1) * blocks
+            most = int(tiles[shuffled].max())
+            lane.launch(
+                "gz_blosc_unshuffle",
+                len(shuffled) * most,
+                128,
+                src=memory,
+                src_offset=into[shuffled],
+                dst=memory,
+                dst_offset=offset[shuffled],
+                notes=notes[shuffled],
+                nbytes=nbytes,
+                pitch=most,
+            )
+        return Batch(memory, offset, np.full(len(batch), nbytes, np.int64))
+
+
+@dataclass(frozen=True, slots=True)
+class _Streams:
+    """The streams of a batch, a row each, in device memory."""
+
+    ROW_NBYTES: ClassVar[int] = 4 * 8 + 4
+
+    table: DeviceBuffer
+    count: int
+
+    @classmethod
+    def on(cls, lane: Lane, count: int) -> _Streams:
+        """Room for `count` rows."""
+        return cls(lane.empty(cls.ROW_NBYTES * count), count)
+
+    def columns(self, first: int = 0, count: int | None = None) -> dict[str, DeviceBuffer]:
+        """`count` rows of each column, as the kernels name them."""
+        count = self.count if count is None else count
+        names = "src_offset", "src_nbytes", "dst_offset", "dst_nbytes"
+        found = {
+            name: self.table.part(8 * (i * self.count + first), 8 * count) for i, name in enumerate(names)
+        }
+        return {**found, "owner": self.table.part(8 * 4 * self.count + 4 * first, 4 * count)}
 
 
 def _no_snappy() -> UnsupportedError:

@@ -1,4 +1,5 @@
-"""One LZ4 block behind its plain size, a little-endian int32 (numcodecs `lz4`; the LZ4 block format)."""
+"""One LZ4 block behind its plain size, a little-endian int32 (numcodecs `lz4`; the LZ4 block format). Device
+form: kernels/lz4.cu."""
 
 from __future__ import annotations
 
@@ -10,8 +11,9 @@ import numpy as np
 from numcodecs import lz4
 from numpy.typing import NDArray
 
-from gpuzarr.codecs.base import Buffer, ChunkSpec, Codec, as_bytes, check_size
+from gpuzarr.codecs.base import Batch, Buffer, ChunkSpec, Codec, as_bytes, check_size, even
 from gpuzarr.codecs.registry import codec
+from gpuzarr.device.base import Lane
 from gpuzarr.errors import ArgumentError, ChunkError, MetadataError
 
 MAX_NBYTES: Final = 0x7E000000
@@ -56,3 +58,33 @@ class LZ4(Codec):
             )
         stored: Buffer = lz4.compress(plain, self.acceleration)
         return stored
+
+    def host_only(self, decoded: ChunkSpec) -> str | None:
+        """The device takes chunks of known size."""
+        if decoded.nbytes is None:
+            return "size known only from the stream"
+        return None if 0 < decoded.nbytes <= MAX_NBYTES else f"{decoded.nbytes} bytes are no LZ4 block"
+
+    def decode_batch(self, batch: Batch, decoded: ChunkSpec, lane: Lane) -> Batch:
+        """Device form: kernels/lz4.cu."""
+        nbytes, count = decoded.nbytes or 0, len(batch)
+        pitch = -(-nbytes // 16) * 16  # so that the kernel may store wide
+        out = lane.empty(count * pitch)
+        placed = even(out, pitch, count)
+        sizes = np.full(count, nbytes, np.int64)
+        lane.launch(
+            "gz_lz4",
+            -(-count // 2),
+            64,
+            src=batch.data,
+            src_offset=batch.offset,
+            src_nbytes=batch.nbytes,
+            dst=out,
+            dst_offset=placed.offset,
+            dst_nbytes=sizes,
+            owner=np.arange(count, dtype=np.int32),
+            fault=lane.faults(count, self.name, f"not {nbytes} bytes in an LZ4 block"),
+            streams=count,
+            sized=1,
+        )
+        return Batch(out, placed.offset, sizes)

@@ -1,7 +1,7 @@
 """What stands in for libnvcomp on device sim: the same calls over host libraries, all requirements checked.
 
-Addresses, alignments, scratch, sizes and statuses are passed as libnvcomp takes them: `nvcomp.queue` is tested
-without a GPU. A stream that does not decompress sets its status, as there.
+Addresses, alignments, scratch, sizes and statuses are passed as libnvcomp takes them: `nvcomp.queue`
+is tested without a GPU. A stream that does not decompress sets its status, as there.
 """
 
 from __future__ import annotations
