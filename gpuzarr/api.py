@@ -28,10 +28,13 @@ def open(
     `gpuzarr.Store`. `device` says where reads end up: `auto` (a CUDA device if one works, else the CPU),
     `cpu`, `cuda`, `cuda:1`; `sim` runs the device code on the CPU, for tests. `storage_options` go to fsspec.
 
-    Raises NotFoundError, MetadataError, UnsupportedError, StoreError or MissingDependencyError.
+    Raises NotFoundError, MetadataError, UnsupportedError, StoreError, ArgumentError, DeviceError, LimitError
+    or MissingDependencyError.
     """
     if mode != "r":
         raise ArgumentError(f"mode {mode!r}: arrays are opened for reading", hint='use mode="r"')
+    if not isinstance(path, str):
+        raise ArgumentError(f"path {path!r} is not a string")
     store = open_store(target, storage_options)
     path = path.strip("/")
     meta = read_meta(store, path)

@@ -4,13 +4,15 @@ here."""
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from math import prod
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from gpuzarr import selection
 from gpuzarr.codecs.base import Codec
-from gpuzarr.device.choose import Place
+from gpuzarr.device.choose import Place, choose
 from gpuzarr.engine.read import read
 from gpuzarr.engine.source import ReadStats, Source
 from gpuzarr.meta.dialect import read_attributes
@@ -75,7 +77,7 @@ class Array:
     @property
     def size(self) -> int:
         """Number of elements."""
-        return int(np.prod(self.shape, dtype=object)) if self.shape else 1
+        return prod(self.shape)
 
     @property
     def nbytes(self) -> int:
@@ -90,6 +92,11 @@ class Array:
         if grid.chunk_shape is not None:
             return grid.chunk_shape
         return tuple(tuple(axis.sizes(np.arange(axis.count)).tolist()) for axis in grid.axes)
+
+    @property
+    def nchunks(self) -> int:
+        """Number of chunks, inside shards of the inner ones."""
+        return prod(self.metadata.chunk_grid.shape)
 
     @property
     def shards(self) -> tuple[int, ...] | None:
@@ -120,7 +127,7 @@ class Array:
     def attrs(self) -> Mapping[str, Any]:
         """The user's attributes. Those of Zarr v2 are read when they are first asked for."""
         if self._attributes is None:
-            self._attributes = read_attributes(self.store, self.path, self.metadata)
+            self._attributes = MappingProxyType(read_attributes(self.store, self.path, self.metadata))
         return self._attributes
 
     @property
@@ -194,6 +201,10 @@ class Array:
             read(self._source, selection.basic(..., self.shape), None, ReadStats(), Place.cpu()), dtype
         )
 
+    def __reduce__(self) -> tuple[object, ...]:
+        """Handles can be sent to other processes, if their stores can."""
+        return _reopened, (self.store, self.path, self.metadata, self.device)
+
     def __len__(self) -> int:
         """Elements along the first dimension."""
         if not self.shape:
@@ -204,6 +215,10 @@ class Array:
         shards = f", shards={self.shards}" if self.shards else ""
         cut = f"chunks={self.chunks}{shards}"
         return f"<gpuzarr.Array {self.name} {self.shape} {self.dtype} {cut} on {self.device}>"
+
+
+def _reopened(store: Store, path: str, meta: ArrayMeta, device: str) -> Array:
+    return Array(store, path, meta, choose(device))
 
 
 class Indexer:

@@ -69,7 +69,9 @@ def _checked(config: Config) -> Config:
     for setting in fields(Config):
         value = getattr(config, setting.name)
         least = 0 if setting.name in ("coalesce_gap", "sim_sanitize") else 1
-        if setting.type == "int" and (not isinstance(value, int) or value < least):
+        if setting.type == "str" and not isinstance(value, str):
+            raise ArgumentError(f"{setting.name}={value!r} is not a string")
+        if setting.type == "int" and (type(value) is not int or value < least):
             raise ArgumentError(f"{setting.name}={value!r} is not a whole number of at least {least}")
     return config
 

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from types import MappingProxyType
 from typing import Any
 
 from gpuzarr.array import Array
 from gpuzarr.device.choose import Place
-from gpuzarr.errors import NotFoundError
+from gpuzarr.errors import ArgumentError, NotFoundError
 from gpuzarr.meta.dialect import consolidated_child, join, list_children, read_attributes, read_meta, where
 from gpuzarr.meta.model import ArrayMeta, GroupMeta, NodeMeta
 from gpuzarr.store.base import Store
 
 
-class Group:
-    """A group in a store, open for reading. `open` makes it. With consolidated metadata, nothing below
-    needs a request until data is read."""
+class Group(Mapping[str, "Array | Group"]):
+    """A group in a store, open for reading: a mapping of names to what lies right below; paths reach deeper.
+
+    `open` makes it. With consolidated metadata, nothing below needs a request until data is read.
+    """
 
     __slots__ = ("_attributes", "_device", "metadata", "path", "store")
 
@@ -40,11 +43,13 @@ class Group:
     def attrs(self) -> Mapping[str, Any]:
         """The user's attributes. Those of Zarr v2 are read when they are first asked for."""
         if self._attributes is None:
-            self._attributes = read_attributes(self.store, self.path, self.metadata)
+            self._attributes = MappingProxyType(read_attributes(self.store, self.path, self.metadata))
         return self._attributes
 
     def __getitem__(self, name: str) -> Array | Group:
         """The array or group at a relative path. Nothing there is a NotFoundError, also a KeyError."""
+        if not isinstance(name, str):
+            raise ArgumentError(f"{name!r} is not the name of an array or a group")
         name = name.strip("/")
         meta = consolidated_child(self.store, self.path, self.metadata, name)
         if meta is None:
@@ -60,22 +65,30 @@ class Group:
         kind = Array if isinstance(meta, ArrayMeta) else Group
         return kind(self.store, join(self.path, name), meta, self._device)  # type: ignore[arg-type]
 
-    def members(self) -> dict[str, Array | Group]:
-        """What lies right below, by name."""
+    def __iter__(self) -> Iterator[str]:
+        """The names right below."""
+        return iter(list_children(self.store, self.path, self.metadata))
+
+    def __len__(self) -> int:
+        """How many lie right below."""
+        return len(list_children(self.store, self.path, self.metadata))
+
+    def members(self) -> list[tuple[str, Array | Group]]:
+        """What lies right below, with its name; in one pass over the store."""
         found = list_children(self.store, self.path, self.metadata)
-        return {name: self._handle(name, meta) for name, meta in found.items()}
+        return [(name, self._handle(name, meta)) for name, meta in found.items()]
 
-    def arrays(self) -> dict[str, Array]:
-        """The arrays right below, by name."""
-        return {name: node for name, node in self.members().items() if isinstance(node, Array)}
+    def arrays(self) -> list[tuple[str, Array]]:
+        """The arrays right below, with their names."""
+        return [(name, node) for name, node in self.members() if isinstance(node, Array)]
 
-    def groups(self) -> dict[str, Group]:
-        """The groups right below, by name."""
-        return {name: node for name, node in self.members().items() if isinstance(node, Group)}
+    def groups(self) -> list[tuple[str, Group]]:
+        """The groups right below, with their names."""
+        return [(name, node) for name, node in self.members() if isinstance(node, Group)]
 
     def walk(self) -> Iterator[tuple[str, Array | Group]]:
         """Everything below, with paths relative to this group."""
-        for name, node in self.members().items():
+        for name, node in self.members():
             yield name, node
             if isinstance(node, Group):
                 for path, below in node.walk():
@@ -85,24 +98,25 @@ class Group:
         """Everything below, drawn."""
         return "\n".join([self.path.rpartition("/")[2] or "/", *_branches(self)])
 
-    def __iter__(self) -> Iterator[str]:
-        """The names right below."""
-        return iter(list_children(self.store, self.path, self.metadata))
-
-    def __contains__(self, name: str) -> bool:
+    def __contains__(self, name: object) -> bool:
         """Whether there is an array or a group at a relative path."""
         try:
-            self[name]
+            return isinstance(name, str) and self[name] is not None
         except NotFoundError:
             return False
-        return True
+
+    def __eq__(self, other: object) -> bool:
+        """Groups are equal where they are the same place of the same store."""
+        return isinstance(other, Group) and (self.store, self.path) == (other.store, other.path)
+
+    __hash__ = None  # type: ignore[assignment]
 
     def __repr__(self) -> str:
         return f"<gpuzarr.Group {self.name}>"
 
 
 def _branches(group: Group) -> Iterator[str]:
-    members = list(group.members().items())
+    members = group.members()
     for i, (name, node) in enumerate(members):
         last = i == len(members) - 1
         kind = f" {node.shape} {node.dtype}" if isinstance(node, Array) else ""

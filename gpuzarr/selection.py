@@ -89,7 +89,7 @@ class Selection:
             return None
 
     def arrange(self, flat: NDArray[Any]) -> NDArray[Any]:
-        """A flat result in its final shape."""
+        """A flat result, as it was filled, in its final shape."""
         return flat[self.flips].reshape(self.result_shape)
 
 
@@ -136,7 +136,7 @@ def blocks(key: Any, shape: Shape, counts: Shape, edges: Sequence[Any]) -> Selec
         if item is None or _as_index_array(item) is not None:
             raise SelectionError("blocks takes integers and slices")
         span, _ = _span(axis, item, counts[axis])
-        if span.step != 1 or span.flip:
+        if isinstance(item, slice) and item.step not in (None, 1):
             raise SelectionError("blocks takes slices of step 1")
         lo, hi = (min(int(edges[axis](i)), shape[axis]) for i in (span.start, span.start + span.count))
         spans.append(Span(axis, lo, 1, hi - lo))
@@ -168,7 +168,10 @@ def _ready(item: Any) -> Any:
         return item.get()
     if hasattr(item, "__index__") and getattr(item, "ndim", 0) == 0:
         return index(item)
-    listed = np.asarray(item)
+    try:
+        listed = np.asarray(item)
+    except ValueError as error:
+        raise SelectionError(f"{item!r} is not an index array: {error}") from None
     return listed.astype(np.int64) if listed.size == 0 and isinstance(item, (list, tuple)) else listed
 
 
@@ -206,8 +209,11 @@ def _span(axis: int, item: Any, length: int) -> tuple[Span, bool]:
     except (TypeError, ValueError) as error:
         raise SelectionError(f"{item!r}: {error}") from None
     count = len(range(start, stop, step))
-    if step > 0 or count == 0:
-        return Span(axis, start if count else 0, max(step, 1), count), True
+    step = 1 if count == 1 else step  # which may be past int64
+    if count == 0:
+        return Span(axis, 0, 1, 0), True
+    if step > 0:
+        return Span(axis, start, step, count), True
     return Span(axis, start + (count - 1) * step, -step, count, flip=True), True
 
 

@@ -190,7 +190,7 @@ def read(objects: dict[str, bytes], device: str, rng: random.Random) -> list[Any
     """Open, and read parts and, where that is not large, everything."""
     archive = objects.get("archive.zip")
     try:
-        target = objects if archive is None else ZipStore.open(io.BytesIO(archive), "memory.zip")
+        target = objects if archive is None else ZipStore(lambda: io.BytesIO(archive), "memory.zip")
     except GpuzarrError as error:  # of no array yet
         raise error.located(array="memory.zip") from error
     node = gpuzarr.open(target, device=device)

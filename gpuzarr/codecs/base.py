@@ -72,6 +72,8 @@ class Batch:
     data: DeviceBuffer
     offset: NDArray[np.int64]
     nbytes: NDArray[np.int64]
+    notes: NDArray[np.int64] | None = None  # [n, k]
+    """What the codec's `inspect` gave of each, where the codec has notes."""
 
     def __len__(self) -> int:
         return len(self.offset)
@@ -92,6 +94,12 @@ class Codec:
     ones."""
     name: ClassVar[str] = ""
     """The registered name; set by `registry.codec`."""
+    notes: ClassVar[int] = 0
+    """How many numbers `inspect` gives; 0: chunks are not inspected."""
+    exceptions: ClassVar[str] = ""
+    """Which chunks `inspect` leaves to the host, for people: `those with zlib inside`."""
+    trailer: ClassVar[int | None] = None
+    """Bytes behind the decoded ones, where the device form does no more than take them off; else None."""
 
     @classmethod
     def from_config(cls, configuration: Mapping[str, Any]) -> Self:
@@ -129,6 +137,16 @@ class Codec:
     def host_only(self, decoded: ChunkSpec) -> str | None:
         """Why `decoded` has no device form, in a few words; None if `decode_batch` takes it."""
         return "no device form"
+
+    def inspect(self, chunk: NDArray[np.uint8], decoded: ChunkSpec) -> tuple[int, ...] | str:
+        """Of one encoded chunk, on the host, before it crosses: what the launch has to know of it; or why it
+        has no device form, in a few words, and then the host decodes it. Reads headers only; those that lie
+        are a ChunkError. Stages before an inspected one leave the bytes where they are or run on the host."""
+        return ()
+
+    def scratch(self, decoded: ChunkSpec) -> int:
+        """Device bytes that `decode_batch` takes for each chunk, besides the decoded ones."""
+        return 0
 
     def decode_batch(self, batch: Batch, decoded: ChunkSpec, lane: Lane) -> Batch:
         """N encoded chunks in device memory, decoded. Every chunk decodes to the same `decoded`."""

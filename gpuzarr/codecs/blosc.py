@@ -7,9 +7,9 @@ numcodecs `blosc`).
 
 c-blosc believes what the header says, so `read_header` checks it against the bytes that are there.
 
-Device form: kernels/blosc.cu finds the streams of all blocks of all chunks, kernels/lz4.cu and blosclz.cu decode
-them, each in one launch, and kernels/blosc.cu undoes the shuffles. What a launch has to know of a container is
-read on the host before it crosses; containers of other inner codecs are decoded there.
+Device form: kernels/blosc.cu finds the streams of all blocks of all chunks, kernels/lz4.cu and blosclz.cu
+decode them, each in one launch, and kernels/blosc.cu undoes the shuffles. What a launch has to know of a
+container is read on the host before it crosses; containers of other inner codecs are decoded there.
 """
 
 from __future__ import annotations
@@ -32,11 +32,13 @@ MAX_NBYTES: Final = 2**31 - 1 - 16
 CNAMES: Final = ("blosclz", "lz4", "lz4hc", "snappy", "zlib", "zstd")
 SHUFFLES: Final = {"noshuffle": 0, "shuffle": 1, "bitshuffle": 2}
 BYTE_SHUFFLED, MEMCPYED, BIT_SHUFFLED, FUTURE, UNSPLIT = 0x01, 0x02, 0x04, 0x08, 0x10
-BLOSCLZ, LZ4, SNAPPY: Final = 0, 1, 2
-MOST_SPLITS, LEAST_STREAM: Final = 16, 128
-"""c-blosc splits a block into at most so many streams, and makes none of fewer bytes but of what is left over."""
+BLOSCLZ, LZ4, SNAPPY = 0, 1, 2
+MOST_SPLITS, LEAST_STREAM = 16, 128
+"""c-blosc splits a block into so many streams at most, and into none of fewer bytes."""
 TILE_NBYTES: Final = 8192
 """What kernels/blosc.cu shuffles back at once."""
+COPIED_NBYTES: Final = 32 << 10
+"""Of a payload that is stored as it is, what one warp copies."""
 ALIGNED: Final = 16
 """Where chunks begin, so that kernels may store wide."""
 
@@ -133,7 +135,7 @@ class Blosc(Codec):
     blocksize: int = 0
     typesize: int | None = None
     notes: ClassVar[int] = len(Notes._fields)
-    exceptions: ClassVar[str] = "those with snappy, zlib or zstd inside"
+    exceptions: ClassVar[str] = "those with zlib or zstd inside"
 
     def __post_init__(self) -> None:
         known = (
@@ -187,29 +189,33 @@ class Blosc(Codec):
         """The device takes chunks of known size. Where the array says what else is inside, the host does."""
         if not decoded.nbytes:
             return "size known only from the stream" if decoded.nbytes is None else "no bytes"
-        return None if self.cname in ("blosclz", "lz4", "lz4hc") else f"{self.cname} inside has no device form"
+        known = self.cname in ("blosclz", "lz4", "lz4hc")
+        return None if known else f"{self.cname} inside has no device form"
 
     def inspect(self, chunk: NDArray[np.uint8], decoded: ChunkSpec) -> Notes | str:
         """What the header says. The kernels check the rest."""
         header = _read_sizes(chunk)
         check_size(header.nbytes, decoded)
-        inner = -1 if header.memcpyed else header.inner
+        if header.memcpyed:  # in blocks of any size, for there are none
+            return Notes(-1, 0, 1, min(header.nbytes, COPIED_NBYTES), 1, header.cbytes)
+        inner = header.inner
         if inner > LZ4:
             return "another inner codec"
-        if inner >= 0 and header.inner_version != 1:
+        if header.inner_version != 1:
             return "another version of its inner codec"
-        if LEAST_STREAM > header.blocksize != header.nbytes:
-            return "smaller blocks than c-blosc makes"
+        if header.blocksize < min(LEAST_STREAM, header.nbytes):
+            return f"blocks of under {LEAST_STREAM} bytes"
         shuffle = 0
-        if inner >= 0 and header.flags & BYTE_SHUFFLED and header.typesize > 1:
+        if header.flags & BYTE_SHUFFLED and header.typesize > 1:
             shuffle = 1
-        elif inner >= 0 and header.flags & BIT_SHUFFLED:
+        elif header.flags & BIT_SHUFFLED:
             shuffle = 2
         return Notes(inner, shuffle, header.typesize, header.blocksize, header.splits, header.cbytes)
 
     def scratch(self, decoded: ChunkSpec) -> int:
-        """The bytes before they are shuffled back, and a row for each stream, of which there are as many as can be."""
-        return (decoded.nbytes or 0) + ALIGNED + _Streams.ROW_NBYTES * ((decoded.nbytes or 0) // LEAST_STREAM + 1)
+        """The bytes before they are shuffled back, and rows for as many streams as there can be."""
+        nbytes = decoded.nbytes or 0
+        return nbytes + ALIGNED + _Streams.ROW_NBYTES * (nbytes // LEAST_STREAM + 1)
 
     def decode_batch(self, batch: Batch, decoded: ChunkSpec, lane: Lane) -> Batch:
         """Device form: kernels/blosc.cu, lz4.cu, blosclz.cu."""
@@ -251,14 +257,14 @@ class Blosc(Codec):
             chunks=len(batch),
         )
         lz4 = int(streams[~late].sum())
-        memories = {"src": batch.data, "dst": memory, "fault": fault}
+        rest = table.count - lz4
+        places = {"src": batch.data, "dst": memory, "fault": fault}
         if lz4:
-            lane.launch(*("gz_lz4", -(-lz4 // 2), 64), **memories, **table.columns(0, lz4), streams=lz4, sized=0)
-        if lz4 < table.count:
-            rest = table.count - lz4
-            lane.launch(
-                *("gz_blosclz", -(-rest // 2), 64), **memories, **table.columns(lz4, rest), streams=rest
-            )
+            rows = table.columns(0, lz4)
+            lane.launch("gz_lz4", -(-lz4 // 2), 64, **places, **rows, streams=lz4, sized=0)
+        if rest:
+            rows = table.columns(lz4, rest)
+            lane.launch("gz_blosclz", -(-rest // 2), 64, **places, **rows, streams=rest)
         if len(shuffled):
             width = np.maximum(TILE_NBYTES // typesize // 32 * 32, 32)
             tiles = np.maximum(-(-(blocksize // typesize) // width), 1) * blocks

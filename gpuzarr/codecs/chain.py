@@ -136,11 +136,22 @@ def bind(codecs: tuple[Codec, ...], shape: tuple[int, ...], dtype: np.dtype[Any]
         if not (isinstance(codec, Bytes) and encoded == decoded):
             stages.insert(0, Stage(codec, decoded))
         decoded = encoded
-    reasons = tuple(stage.codec.host_only(stage.decoded) for stage in stages)
+    reasons = _host_reasons(stages)
     device_from = next((i + 1 for i in range(len(stages) - 1, -1, -1) if reasons[i]), 0)
     if dtype.kind == "O" or swap_unit(layout.dtype, dtype) is None:
         device_from = len(stages)  # the host has to lay the values out
     return Chain(spec, layout, axes, tuple(stages), device_from, reasons)
+
+
+def _host_reasons(stages: Sequence[Stage]) -> tuple[str | None, ...]:
+    """For each stage, why it has no device form. Chunks are inspected while the host has their bytes."""
+    reasons = [stage.codec.host_only(stage.decoded) for stage in stages]
+    for position, stage in enumerate(stages):
+        if stage.codec.notes and reasons[position] is None:
+            moved = [i for i in range(position) if stages[i].codec.trailer is None]
+            if moved:
+                reasons[moved[-1]] = reasons[moved[-1]] or f"the host reads the headers of {stage.name}"
+    return tuple(reasons)
 
 
 def _encoded(codec: Codec, decoded: ChunkSpec) -> ChunkSpec:

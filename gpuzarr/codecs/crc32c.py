@@ -4,6 +4,7 @@ kernels/crc32c.cu."""
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import google_crc32c
 import numpy as np
@@ -21,6 +22,7 @@ class CRC32C(Checksum32):
     """The checksum lies at the end unless `location` says otherwise."""
 
     location: Location = "end"
+    trailer: ClassVar[int | None] = 4
 
     def checksum(self, covered: NDArray[np.uint8]) -> int:
         """CRC-32C."""

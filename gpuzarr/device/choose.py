@@ -24,6 +24,8 @@ class Place:
 
 def choose(name: str) -> Place:
     """The place called `name`: `auto`, `cpu`, `cuda`, `cuda:N`, `sim` with an optional thread order."""
+    if not isinstance(name, str):
+        raise ArgumentError(f"device {name!r} is not a name", hint="use auto, cpu, cuda, cuda:N or sim")
     if name == "auto":
         name = config.current().device
     if name in ("auto", "cpu"):

@@ -4,16 +4,18 @@
     one crossing                  | lane of wave k
     device stages, fused scatter  | lane of wave k: one launch a stage for all its chunks
 
-Stages up to the last one without a device form run on the host; what they give crosses once. Waves are cut to
-a memory budget that two of them share: one is decoded while the other is fetched. A wave is synchronised
-once, when its lane is needed again; what kernels found wrong is raised then.
+Stages up to the last one without a device form run on the host; what they give crosses once. A codec may look
+at a chunk before it crosses, to note what its launch has to know, or to leave this one chunk to the host: the
+chunks that cross in front of the same stage go on together. Waves are cut to a memory budget that two of them
+share: one is decoded while the other is fetched. A wave is synchronised once, when its lane is needed again;
+what kernels found wrong is raised then.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
@@ -21,12 +23,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpuzarr import config
-from gpuzarr.codecs.base import Batch, as_bytes
+from gpuzarr.codecs.base import Batch, Buffer, as_bytes
 from gpuzarr.codecs.chain import Chain
 from gpuzarr.device.base import Device, DeviceBuffer, Lane
-from gpuzarr.engine.host import pool
 from gpuzarr.engine.planning import check_out, make_plan
 from gpuzarr.engine.source import ReadStats, Source, body
+from gpuzarr.engine.workers import pool
 from gpuzarr.errors import ArgumentError, ChecksumError, ChunkError, GpuzarrError, UnsupportedError
 from gpuzarr.plan.table import ABSENT, WHOLE, Int64s, Plan
 from gpuzarr.selection import Selection, Span
@@ -35,8 +37,15 @@ _ALIGN = 16  # of each chunk in the arena, so that kernels may load wide
 _TILE = 64 << 10  # bytes of a chunk that one block copies
 _MOST_GROUPS = 16  # what kernels/scatter.cu is made for
 
-Payload = NDArray[np.uint8] | None
-"""A chunk after its host stages; None for a missing one."""
+
+@dataclass(frozen=True, slots=True)
+class Payload:
+    """A chunk after its host stages. The device goes on at `stage`."""
+
+    data: NDArray[np.uint8]
+    stage: int
+    notes: tuple[int, ...]
+    """Of all stages from there on that inspect chunks."""
 
 
 def read_device(source: Source, selection: Selection, out: Any, stats: ReadStats, device: Device) -> Any:
@@ -142,7 +151,10 @@ class _Waves:
     def _cost(self, rows: Int64s, payload_nbytes: Int64s) -> NDArray[np.float64]:
         """Device bytes that each row takes, aligned: its payload and what each device stage makes of it."""
         made = [
-            sum(_aligned(stage.decoded.nbytes or 0) for stage in chain.stages[chain.device_from :])
+            sum(
+                _aligned(stage.decoded.nbytes or 0) + _aligned(stage.codec.scratch(stage.decoded))
+                for stage in chain.stages[chain.device_from :]
+            )
             for chain in self.chains
         ]
         grown = np.array(made, np.float64)[self.plan.shape[rows]]
@@ -151,7 +163,7 @@ class _Waves:
         cost: NDArray[np.float64] = (grown + payload_nbytes + _ALIGN) * present + columns
         return cost
 
-    def _start(self, first: int, last: int) -> list[Future[list[Payload]]]:
+    def _start(self, first: int, last: int) -> list[Future[list[Payload | None]]]:
         """Fetch the rows of a wave on the pool's threads, and run their host stages."""
         plan = self.plan
         lo, hi = np.searchsorted(plan.request, [first, last]).tolist()
@@ -162,13 +174,13 @@ class _Waves:
         futures = [pool().submit(self._fetch, at, min(at + step, hi)) for at in range(lo, hi, step)]
         absent = last - max(int(plan.request[hi]), first)
         if absent > 0:  # rows behind the last request
-            done: Future[list[Payload]] = Future()
+            done: Future[list[Payload | None]] = Future()
             done.set_result([None] * absent)
             futures.append(done)
         return futures
 
-    def _fetch(self, first: int, last: int) -> list[Payload]:
-        """The rows of the requests from `first` up to `last`, after their host stages."""
+    def _fetch(self, first: int, last: int) -> list[Payload | None]:
+        """The rows of the requests from `first` up to `last`, after their host stages; None: missing."""
         plan, source = self.plan, self.source
         spans = list(pairwise(plan.request[first : last + 1].tolist()))
         keys = [source.key(plan.objects[plan.key[row]].tolist()) for row, _ in spans]
@@ -189,7 +201,7 @@ class _Waves:
         except GpuzarrError as error:
             source.located(error)
             raise
-        payloads: list[Payload] = []
+        payloads: list[Payload | None] = []
         for key, (row, end), request, stored in zip(keys, spans, requests, found, strict=True):
             for at in range(row, end):
                 try:
@@ -199,7 +211,7 @@ class _Waves:
                     raise
         return payloads
 
-    def _host_stages(self, row: int, start: int, nbytes: int | None, stored: Any) -> Payload:
+    def _host_stages(self, row: int, start: int, nbytes: int | None, stored: Any) -> Payload | None:
         """One chunk as it crosses to the device."""
         if stored is None:
             if nbytes is not None:
@@ -215,9 +227,9 @@ class _Waves:
                 raise ChunkError(f"{len(part)} bytes at {start} of the shard; its index promises {nbytes}")
             begin = int(self.plan.start[row]) - start
             part = part[begin : begin + int(self.plan.nbytes[row])]
-        value = chain.run(part, 0, chain.device_from)
-        if chain.device_from < len(chain.stages):
-            stage = chain.stages[chain.device_from]
+        value, first, notes = _inspected(chain, part)
+        if first < len(chain.stages):
+            stage = chain.stages[first]
             expected = stage.codec.encoded(stage.decoded).nbytes
             if expected is not None and as_bytes(value).nbytes != expected:
                 raise ChunkError(
@@ -227,30 +239,40 @@ class _Waves:
             value = np.ascontiguousarray(chain.arranged(value), chain.spec.dtype)
         else:
             chain.arranged(value)  # checks the size
-        return as_bytes(value)
+        return Payload(as_bytes(value), first, notes)
 
-    def _batches(self, rows: Int64s, payloads: list[Payload]) -> Iterator[tuple[Int64s, list[Payload]]]:
-        """A wave's rows by chunk shape, cut once more now that the sizes are known."""
-        nbytes = np.array([0 if one is None else one.nbytes for one in payloads], np.int64)
-        for shape in np.unique(self.plan.shape[rows]).tolist():
-            chosen = np.flatnonzero(self.plan.shape[rows] == shape)
+    def _batches(
+        self, rows: Int64s, payloads: list[Payload | None]
+    ) -> Iterator[tuple[Int64s, list[Payload | None]]]:
+        """A wave's rows by chunk shape and next stage, cut once more now that the sizes are known."""
+        nbytes = np.array([0 if one is None else one.data.nbytes for one in payloads], np.int64)
+        shape = self.plan.shape[rows]
+        usual = [self.chains[one].device_from for one in shape.tolist()]
+        stage = np.array([p.stage if p else at for p, at in zip(payloads, usual, strict=True)], np.int64)
+        kinds, kind = np.unique([shape, stage], axis=1, return_inverse=True)
+        for one in range(kinds.shape[1]):
+            chosen = np.flatnonzero(kind.reshape(-1) == one)
             upto = np.cumsum(self._cost(rows[chosen], nbytes[chosen]))
             while len(chosen):
                 many = max(int(np.searchsorted(upto, self.budget, side="right")), 1)
                 yield rows[chosen[:many]], [payloads[i] for i in chosen[:many].tolist()]
                 chosen, upto = chosen[many:], upto[many:] - upto[many - 1]
 
-    def _launch(self, lane: Lane, rows: Int64s, payloads: list[Payload]) -> None:
+    def _launch(self, lane: Lane, rows: Int64s, payloads: list[Payload | None]) -> None:
         """Queue one batch: its crossing, its device stages, its scatter."""
         shape = int(self.plan.shape[rows[0]])
         chain = self.chains[shape]
         present = np.array([one is not None for one in payloads], bool)
-        nbytes = np.array([one.nbytes for one in payloads if one is not None], np.int64)
+        crossing = [one for one in payloads if one is not None]
+        nbytes = np.array([one.data.nbytes for one in crossing], np.int64)
         ends = np.cumsum(_aligned(nbytes))
         batch = Batch(lane.empty(1), ends, nbytes)
-        if len(nbytes):
-            batch = self._cross(lane, payloads, ends - _aligned(nbytes), nbytes, int(ends[-1]))
-            for stage in chain.stages[chain.device_from :]:
+        if crossing:
+            batch = self._cross(lane, crossing, ends - _aligned(nbytes), nbytes, int(ends[-1]))
+            notes = np.array([one.notes for one in crossing], np.int64)
+            for stage in chain.stages[crossing[0].stage :]:
+                own, notes = np.split(notes, [stage.codec.notes], axis=1)
+                batch = replace(batch, notes=np.ascontiguousarray(own))
                 try:
                     batch = stage.codec.decode_batch(batch, stage.decoded, lane)
                 except GpuzarrError as error:
@@ -265,8 +287,8 @@ class _Waves:
         self, lane: Lane, payloads: list[Payload], offset: Int64s, nbytes: Int64s, total: int
     ) -> Batch:
         staged = lane.staging(total)
-        for at, one in zip(offset.tolist(), [p for p in payloads if p is not None], strict=True):
-            staged[at : at + one.nbytes] = one
+        for at, one in zip(offset.tolist(), payloads, strict=True):
+            staged[at : at + one.data.nbytes] = one.data
         self.stats.add(bytes_crossed=total)
         return Batch(lane.upload(staged), offset, nbytes)
 
@@ -327,6 +349,30 @@ class _Waves:
             key = self.source.key(self.plan.objects[self.plan.key[one.rows[position]]].tolist())
             kind = ChecksumError if "checksum" in meaning else ChunkError
             raise kind(meaning, array=self.source.name, chunk=key, codec=codec)
+
+
+def _inspected(chain: Chain, part: Buffer) -> tuple[Buffer, int, tuple[int, ...]]:
+    """One chunk as the device takes it, the stage it goes on at, and what the stages noted of it."""
+    first = chain.device_from
+    notes: tuple[int, ...] = ()
+    value = chain.run(part, 0, first)
+    if not any(stage.codec.notes for stage in chain.stages[first:]):
+        return value, first, ()
+    seen = as_bytes(value)
+    for position in range(first, len(chain.stages)):
+        stage = chain.stages[position]
+        try:
+            found = stage.codec.inspect(seen, stage.decoded)
+        except GpuzarrError as error:
+            error.located(codec=stage.name)
+            raise
+        if isinstance(found, str):
+            value = chain.run(value, first, position + 1)
+            seen, first, notes = as_bytes(value), position + 1, ()
+        else:
+            notes += found
+            seen = seen[: max(seen.nbytes - (stage.codec.trailer or 0), 0)]
+    return value, first, notes
 
 
 def _aligned(nbytes: Any) -> Any:

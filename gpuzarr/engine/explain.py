@@ -136,7 +136,9 @@ def _stages(chain: Chain, place: Place, has_bytes: bool) -> tuple[StageReport, .
             why = "values without fixed bytes are read on the host" if place.device is not None else ""
             reports.append(StageReport(stage.name, "cpu", why))
         elif position >= chain.device_from:
-            reports.append(StageReport(stage.name, place.name, "all chunks of a wave in one launch"))
+            besides = f", {stage.codec.exceptions} on the host" if stage.codec.exceptions else ""
+            why = f"all chunks of a wave in one launch{besides}"
+            reports.append(StageReport(stage.name, place.name, why))
         else:
             reports.append(StageReport(stage.name, "cpu", reason or "before a stage that has no device form"))
     folded = []

@@ -48,7 +48,9 @@ def _check_encoded(source: Source, plan: Plan) -> None:
 
 
 def check_out(out: Any, selection: Selection, dtype: np.dtype[Any]) -> None:
-    """`out` must have the result's shape, and a type that holds the array's values."""
+    """`out` must be an array of the result's shape, and of a type that holds the array's values."""
+    if not hasattr(out, "shape") or not hasattr(out, "dtype"):
+        raise ArgumentError(f"out is a {type(out).__name__}, not an array")
     if tuple(out.shape) != selection.result_shape:
         raise ArgumentError(f"out has shape {tuple(out.shape)}, the selection {selection.result_shape}")
     if out.dtype != dtype and not np.can_cast(dtype, out.dtype, "safe"):

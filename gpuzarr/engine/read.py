@@ -48,7 +48,7 @@ def _read_host(
         read_host(source, make_plan(source, selection, stats), lands, stats)
     if out is not None and fresh is None:
         return out
-    result = _final(lands[selection.flips].reshape(selection.result_shape), meta.dtype)
+    result = _final(selection.arrange(lands), meta.dtype)
     if out is None:
         return result
     out[...] = result

@@ -89,14 +89,17 @@ class Source:
         )
 
     def check_encoded(self, nbytes: int, shape: tuple[int, ...], key: str | None = None) -> None:
-        """Refuse encoded chunks far larger than what they can decode to: no encoding of a codec here grows
-        fourfold."""
-        spec = self.meta.chain(shape).spec
-        limit = 4 * spec.limit + (16 << 20) if spec.nbytes is not None else spec.limit
+        """Refuse encoded chunks far larger than what they can decode to. Codecs that widen values say so in
+        `encoded`; no other makes chunks four times as large."""
+        chain = self.meta.chain(shape)
+        sizes = [
+            chain.spec.limit,
+            *(stage.codec.encoded(stage.decoded).nbytes or 0 for stage in chain.stages),
+        ]
+        limit = 4 * max(sizes) + (16 << 20) if chain.spec.nbytes is not None else chain.spec.limit
         if nbytes > limit:
-            raise ChunkError(
-                f"{nbytes} encoded bytes for a chunk of {spec.nbytes or 'unknown size'} decoded", chunk=key
-            )
+            size = chain.spec.nbytes or "unknown size"
+            raise ChunkError(f"{nbytes} encoded bytes for a chunk of {size} decoded", chunk=key)
 
     def located(self, error: GpuzarrError, key: str | None = None) -> GpuzarrError:
         """The error with this array's name, and the chunk's key."""

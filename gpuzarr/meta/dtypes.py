@@ -196,7 +196,7 @@ def _fill(value: Any, dtype: DType, zarr_format: int) -> NDArray[Any]:
     if dtype.kind in "OT":
         return _object_fill(value, dtype)
     if value is None and zarr_format == 2:
-        return np.zeros((), dtype)
+        return np.array("NaT", dtype) if dtype.kind in "mM" else np.zeros((), dtype)
     if dtype.names or (dtype.kind in "SV" and dtype.name not in _SMALL):
         return _bytes_fill(value, dtype, zarr_format)
     if dtype.kind == "U":

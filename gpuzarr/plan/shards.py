@@ -142,7 +142,8 @@ class Shards:
             except GpuzarrError as error:
                 error.located(chunk=names[i], codec="sharding_indexed")
                 raise
-            self.cache.put(places[i], indexes[i])
+            if indexes[i] is not None:  # a shard that is not there yet may be written any time
+                self.cache.put(places[i], indexes[i])
         return indexes
 
 

@@ -30,31 +30,13 @@ class FsspecStore:
         if not requests:
             return []
         paths = [self._path(request.key) for request in requests]
-        if all(request.start == 0 and request.nbytes is None for request in requests) and len(
-            set(paths)
-        ) == len(paths):
-            answers = self._whole(paths)
-        elif any(request.start < 0 for request in requests):
-            answers = [self._one(path, request) for path, request in zip(paths, requests, strict=True)]
-        else:
-            starts = [request.start for request in requests]
-            ends = [None if r.nbytes is None else r.start + r.nbytes for r in requests]
-            answers = self.fs.cat_ranges(paths, starts, ends, on_error="return")
-        return [self._bytes(answer, request) for answer, request in zip(answers, requests, strict=True)]
-
-    def _whole(self, paths: list[str]) -> list[Any]:
-        if len(paths) == 1:
-            return [self._one(paths[0], Request(paths[0]))]
-        found = self.fs.cat(paths, on_error="return")
-        return [found.get(path, found.get(self.fs._strip_protocol(path))) for path in paths]
-
-    def _one(self, path: str, request: Request) -> Any:
-        start = request.start or None
-        end = None if request.nbytes is None else request.start + request.nbytes
+        starts = [request.start for request in requests]
+        ends = [_end(request) for request in requests]
         try:
-            return self.fs.cat_file(path, start=start, end=end or None)
-        except (OSError, KeyError) as error:
-            return error
+            answers = self.fs.cat_ranges(paths, starts, ends, on_error="return")
+        except (OSError, KeyError, ValueError) as error:
+            raise StoreError(f"cannot read from {self.url}: {error}") from error
+        return [self._bytes(answer, request) for answer, request in zip(answers, requests, strict=True)]
 
     def _path(self, key: str) -> str:
         return f"{self.root}/{clean_key(key)}" if self.root else clean_key(key)
@@ -95,3 +77,9 @@ class FsspecStore:
         except OSError as error:
             raise StoreError(f"cannot list {prefix or '/'} at {self.url}: {error}") from error
         return iter(sorted({str(path).rstrip("/").rsplit("/", 1)[-1] for path in listed}))
+
+
+def _end(request: Request) -> int | None:
+    """Where a range ends, as fsspec counts: from the object's end where it is negative."""
+    end = None if request.nbytes is None else request.start + request.nbytes
+    return None if request.start < 0 and end == 0 else end

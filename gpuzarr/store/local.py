@@ -1,7 +1,8 @@
 """A directory as a store: a key is a path below it.
 
 Nothing outside the directory is read: a symbolic link that leads out of it is refused, unless
-`follow_symlinks` is set. A file is opened once for all ranges that are asked of it in a row.
+`follow_symlinks` is set. (Listing and looking do follow links, and give names and sizes away, no bytes.)
+A file is opened once for all ranges that are asked of it in a row.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from gpuzarr.store.base import Buffer, Place, Request, Traits, clean_key
 _ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR)
 # Without O_NONBLOCK, opening a named pipe would wait for a writer.
 _OPEN = os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0) | getattr(os, "O_NONBLOCK", 0)
+_NO_LINK = getattr(os, "O_NOFOLLOW", 0)
 _MODEST = 1 << 20  # bytes that are asked for without a look at the file's size
 
 
@@ -61,23 +63,23 @@ class LocalStore:
         """A file descriptor, -1 if there is no such file."""
         path = f"{self.root}/{clean_key(key)}"
         try:
-            self._check_inside(path)
+            if self.follow_symlinks:
+                return os.open(path, _OPEN)
+            directory = path[: path.rfind("/")]
+            if directory not in self._inside:  # directories are resolved once, files with every open
+                self._require_inside(directory)
+                self._inside.add(directory)
+            try:
+                return os.open(path, _OPEN | _NO_LINK)
+            except OSError as error:
+                if error.errno != errno.ELOOP:
+                    raise
+            self._require_inside(path)
             return os.open(path, _OPEN)
         except OSError as error:
             if error.errno in _ABSENT:
                 return -1
             raise
-
-    def _check_inside(self, path: str) -> None:
-        """Refuse links out of the root. Directories are resolved once, files looked at each time."""
-        if self.follow_symlinks:
-            return
-        directory = os.path.dirname(path)
-        if directory not in self._inside:
-            self._require_inside(directory)
-            self._inside.add(directory)
-        if os.path.islink(path):
-            self._require_inside(path)
 
     def _require_inside(self, path: str) -> None:
         root, real = os.path.realpath(self.root), os.path.realpath(path)

@@ -28,7 +28,10 @@ class MappingStore:
             except OSError as error:
                 raise StoreError(f"cannot read {request.key}: {error}") from error
             else:
-                found.append(cut(memoryview(value).cast("B"), request))
+                try:
+                    found.append(cut(memoryview(value).cast("B"), request))
+                except TypeError as error:
+                    raise StoreError(f"the value of {request.key} is not bytes: {error}") from error
         return found
 
     def size(self, key: str) -> int | None:

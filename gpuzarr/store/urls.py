@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from gpuzarr.errors import ArgumentError, MissingDependencyError, NotFoundError, StoreError
@@ -51,7 +52,7 @@ def _local(path: str, options: dict[str, Any]) -> Store:
             )
         from gpuzarr.store.zip import ZipStore
 
-        return ZipStore.open(absolute, absolute)
+        return ZipStore(absolute, absolute)
     if not os.path.isdir(absolute):
         raise NotFoundError(f"no such directory: {absolute}")
     return LocalStore(absolute, follow)
@@ -77,8 +78,5 @@ def _remote(url: str, options: dict[str, Any]) -> Store:
     if root.lower().endswith(".zip"):
         from gpuzarr.store.zip import ZipStore
 
-        try:
-            return ZipStore.open(fs.open(root, "rb"), shown)
-        except FileNotFoundError as error:
-            raise NotFoundError(f"no such archive: {shown}") from error
+        return ZipStore(partial(fs.open, root, "rb"), shown)
     return FsspecStore(fs, root.rstrip("/"), shown.rstrip("/"))

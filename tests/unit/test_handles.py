@@ -57,8 +57,13 @@ def test_what_a_group_says(tree: Path) -> None:
     assert isinstance(root, gpuzarr.Group)
     assert root.attrs["title"] == "t"
     assert list(root) == ["images", "labels"]
-    assert list(root.arrays()) == ["labels"]
-    assert list(root.groups()) == ["images"]
+    assert [name for name, _ in root.arrays()] == ["labels"]
+    assert [name for name, _ in root.groups()] == ["images"]
+    assert (len(root), sorted(root.keys())) == (2, ["images", "labels"])
+    assert root.get("nothing") is None
+    assert dict(root.items()).keys() == {"images", "labels"}
+    with pytest.raises(TypeError):
+        root.attrs["title"] = "other"  # type: ignore[index]
     assert root.tree().splitlines() == [
         "/",
         "├── images",
@@ -253,3 +258,60 @@ def test_stats_add_up() -> None:
     stats.add(requests=3, peak_device_bytes=4)
     assert stats.as_dict()["requests"] == 5
     assert stats.as_dict()["peak_device_bytes"] == 5
+
+
+def test_handles_travel_to_other_processes(tree: Path) -> None:
+    array = gpuzarr.open_array(tree, "images/raw", device="cpu")
+    array[0]
+    again = pickle.loads(pickle.dumps(array))
+    assert again[1, 2] == 8
+    assert (again.name, again.device) == (array.name, "cpu")
+
+
+def test_a_shard_that_is_written_later_is_found() -> None:
+    store = stored(chunks=(8, 64, 64), shards=(64, 64, 64))
+    shard = store.inner.mapping.pop("c/0/0/0")  # type: ignore[attr-defined]
+    array = gpuzarr.open_array(store, device="cpu")
+    assert not array[0].any()
+    store.inner.mapping["c/0/0/0"] = shard  # type: ignore[attr-defined, index]
+    assert np.array_equal(array[0], VALUES[0])
+
+
+def test_codecs_that_widen_values_are_not_taken_for_bombs(tmp_path: Path) -> None:
+    import numcodecs
+
+    values = np.arange(3 << 20, dtype="i1")
+    written = zarr.create_array(
+        tmp_path / "wide",
+        shape=values.shape,
+        chunks=values.shape,
+        dtype="i1",
+        zarr_format=2,
+        filters=[numcodecs.AsType(encode_dtype="f8", decode_dtype="i1")],
+        compressors=None,
+    )
+    written[...] = values
+    assert np.array_equal(gpuzarr.open_array(tmp_path / "wide", device="cpu")[...], values)
+
+
+def test_interrupting_a_read_ends_it() -> None:
+    """Nothing is written any more once Ctrl-C has been raised."""
+    from gpuzarr.engine.workers import run_all
+
+    done: list[int] = []
+    started = threading.Event()
+
+    def slow() -> None:
+        started.set()
+        threading.Event().wait(0.05)
+        done.append(1)
+
+    def interrupted() -> None:
+        started.wait(5)
+        raise KeyboardInterrupt
+
+    with gpuzarr.configured(threads=2), pytest.raises(KeyboardInterrupt):
+        run_all([slow, interrupted, slow, slow])
+    finished = len(done)
+    threading.Event().wait(0.1)
+    assert len(done) == finished <= 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import zipfile
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from uuid import uuid4
 
@@ -182,8 +183,8 @@ def test_failing_mapping_and_file_system() -> None:
     with pytest.raises(StoreError, match="disk on fire"):
         MappingStore(Failing()).get_ranges([Request("a")])
 
-    class FailingFs:
-        def cat_file(self, path: str, **_: object) -> bytes:
+    class FailingFs(fsspec.AbstractFileSystem):
+        def cat_file(self, path: str, *_: object, **__: object) -> bytes:
             raise PermissionError("forbidden")
 
     with pytest.raises(StoreError, match="forbidden"):
@@ -207,6 +208,48 @@ def test_mapping_of_unknown_size_says_so() -> None:
 def test_zip_members_that_are_no_keys(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "slip.zip", "w") as archive:
         archive.writestr("../../outside", b"x")
-    store = ZipStore.open(str(tmp_path / "slip.zip"), "slip.zip")
+    store = ZipStore(str(tmp_path / "slip.zip"), "slip.zip")
     with pytest.raises(StoreError, match="not a key"):
         store.get_ranges([Request("../../outside")])
+
+
+@pytest.mark.parametrize("remote", [False, True])
+def test_forked_processes_read_an_archive_each_for_itself(tmp_path: Path, remote: bool) -> None:
+    """Parent and children share file descriptors, and must not share their position."""
+    values = {f"key{i}": bytes([i]) * 5000 for i in range(50)}
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        for key, value in values.items():
+            archive.writestr(key, value)
+    path = str(tmp_path / "a.zip")
+    store = ZipStore(partial(open, path, "rb") if remote else path, "a.zip")
+    requests = [Request(key, 7, 2000) for key in values]
+    assert store.get_ranges(requests)[3] is not None
+    children = []
+    for _ in range(3):
+        if (child := os.fork()) == 0:
+            wrong = sum(
+                bytes(found or b"") != values[request.key][:2000]
+                for _ in range(20)
+                for request, found in zip(requests, store.get_ranges(requests), strict=True)
+            )
+            os._exit(1 if wrong else 0)
+        children.append(child)
+    assert [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children] == [0, 0, 0]
+
+
+def test_patterns_in_paths_are_names() -> None:
+    """fsspec takes brackets and stars for patterns in some of its calls."""
+    fs = fsspec.filesystem("memory")
+    fs.pipe_file("/run[1]/a/key", b"here")
+    fs.pipe_file("/run1/a/key", b"elsewhere")
+    store = open_store("memory://run[1]/a")
+    found = store.get_ranges(
+        [Request("key"), Request("key", -2, 2), Request("none"), Request("key", -9, None)]
+    )
+    assert [None if one is None else bytes(one) for one in found] == [b"here", b"re", None, b"here"]
+    assert store.exists("key")
+
+
+def test_values_that_are_not_bytes() -> None:
+    with pytest.raises(StoreError, match="value of a is not bytes"):
+        open_store({"a": "text"}).get_ranges([Request("a")])

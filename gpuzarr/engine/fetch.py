@@ -1,0 +1,94 @@
+"""The encoded chunks of some rows of a plan: what every executor begins with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from itertools import pairwise
+
+from gpuzarr.engine.source import ReadStats, Source
+from gpuzarr.errors import ChunkError, GpuzarrError
+from gpuzarr.plan.table import ABSENT, WHOLE, Plan
+from gpuzarr.store.base import Request
+
+Take = Callable[[int], memoryview]
+"""Memory for so many encoded bytes."""
+Target = Callable[[int], memoryview | None]
+"""Where the encoded chunk of a row may lie for good, if it can: raw chunks lie right in the result."""
+
+
+class Rows:
+    """The rows of some requests as Python lists, which loops read faster than columns. Row 0 is the first."""
+
+    __slots__ = ("end", "first", "keys", "nbytes", "plan", "requests", "shape", "source", "spans", "start")
+
+    def __init__(self, source: Source, plan: Plan, first: int, last: int) -> None:
+        """The rows of the requests from `first` up to `last`."""
+        bounds = plan.request[first : last + 1]
+        self.source, self.plan = source, plan
+        self.first, self.end = int(bounds[0]), int(bounds[-1])
+        rows = slice(self.first, self.end)
+        self.shape: list[int] = plan.shape[rows].tolist()
+        self.start: list[int] = plan.start[rows].tolist()
+        self.nbytes: list[int] = plan.nbytes[rows].tolist()
+        self.spans = list(pairwise((bounds - self.first).tolist()))
+        self.keys = [source.key(cell) for cell in plan.objects[plan.key[bounds[:-1]]].tolist()]
+        self.requests = [self._request(i) for i in range(last - first)]
+
+    def _request(self, i: int) -> Request:
+        first, last = self.spans[i]
+        if self.nbytes[first] == WHOLE:
+            return Request(self.keys[i])
+        start = self.start[first]
+        end = max(map(int.__add__, self.start[first:last], self.nbytes[first:last]))
+        return Request(self.keys[i], start, end - start)
+
+    def fetch(
+        self, first: int, last: int, stats: ReadStats, take: Take, target: Target = lambda row: None
+    ) -> Iterator[tuple[int, str, memoryview | None, bool]]:
+        """For every row of the requests `first` up to `last`: the row, its key, its encoded bytes (None: no
+        such object), and whether they lie at its `target`."""
+        wanted = [target(row) if end - row == 1 else None for row, end in self.spans[first:last]]
+
+        def place(i: int, nbytes: int) -> memoryview:
+            request = self.requests[first + i]
+            if request.nbytes is None:
+                shape = self.plan.shapes[self.shape[self.spans[first + i][0]]]
+                self.source.check_encoded(nbytes, shape, request.key)
+            into = wanted[i]
+            return into if into is not None and into.nbytes == nbytes else take(nbytes)
+
+        try:
+            found = self.source.fetch(self.requests[first:last], stats, place)
+        except GpuzarrError as error:
+            self.source.located(error, self.keys[first] if last - first == 1 else None)
+            raise
+        for i, stored in enumerate(found):
+            request, (row, end) = self.requests[first + i], self.spans[first + i]
+            if stored is None or request.nbytes is None:
+                if request.nbytes is not None:
+                    raise self._lost(request, "it vanished while it was read")
+                whole = None if stored is None else memoryview(stored)
+                yield row, request.key, whole, stored is not None and stored is wanted[i]
+                continue
+            view = memoryview(stored)
+            if len(view) != request.nbytes:
+                raise self._lost(
+                    request, f"there are {len(view)}, its index promises {request.nbytes}"
+                )
+            for at in range(row, end):
+                begin = self.start[at] - request.start
+                yield at, request.key, view[begin : begin + self.nbytes[at]], stored is wanted[i]
+
+    def _lost(self, request: Request, what: str) -> ChunkError:
+        return ChunkError(
+            f"bytes {request.start} to {request.start + (request.nbytes or 0)} of the shard: {what}",
+            array=self.source.name,
+            chunk=request.key,
+            codec="sharding_indexed",
+        )
+
+    def name(self, row: int, key: str) -> str:
+        """A row's chunk, for messages: its key, and its place in the shard."""
+        if self.nbytes[row] in (WHOLE, ABSENT):
+            return key
+        return f"{key} bytes {self.start[row]} to {self.start[row] + self.nbytes[row]}"

@@ -1,0 +1,69 @@
+"""Memory that a thread reuses: for encoded bytes, and for decoded chunks that need a copy into the result.
+
+A fresh buffer costs a page fault for every 4 KiB of it, about as much as decoding them.
+"""
+
+from __future__ import annotations
+
+import threading
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gpuzarr.codecs.chain import Chain
+
+_KEPT = 8 << 20
+"""Bytes that a thread keeps between reads."""
+_LEAST = 1 << 20
+
+
+class Scratch:
+    """One thread's memory."""
+
+    def __init__(self) -> None:
+        self._encoded = np.empty(0, np.uint8)
+        self._chunk = np.empty(0, np.uint8)
+        self._used = 0
+
+    def reset(self) -> None:
+        """What was taken is free again."""
+        self._used = 0
+
+    def release(self) -> None:
+        """The same; and more than a modest size is given back."""
+        self._used = 0
+        if self._encoded.nbytes > _KEPT:
+            self._encoded = np.empty(0, np.uint8)
+        if self._chunk.nbytes > _KEPT:
+            self._chunk = np.empty(0, np.uint8)
+
+    def take(self, nbytes: int) -> memoryview:
+        """Memory for encoded bytes, until `reset`."""
+        if self._used + nbytes > self._encoded.nbytes:
+            # What was taken before keeps the old memory alive as long as it is needed; else it goes first.
+            self._encoded, self._used = np.empty(0, np.uint8), 0
+            self._encoded = np.empty(max(nbytes, _LEAST), np.uint8)
+        taken = memoryview(self._encoded)[self._used : self._used + nbytes]
+        self._used += nbytes
+        return taken
+
+    def decoded(self, chain: Chain) -> NDArray[np.uint8] | None:
+        """Memory for one decoded chunk, until the next one. Pages that are never written cost nothing, so a
+        chunk that promises too much takes no more than it gives."""
+        nbytes = chain.layout.nbytes
+        if nbytes is None or not chain.stages:
+            return None
+        if nbytes > self._chunk.nbytes:
+            self._chunk = np.empty(nbytes, np.uint8)
+        return self._chunk[:nbytes]
+
+
+_local = threading.local()
+
+
+def scratch() -> Scratch:
+    """The calling thread's."""
+    found: Scratch | None = getattr(_local, "scratch", None)
+    if found is None:
+        found = _local.scratch = Scratch()
+    return found

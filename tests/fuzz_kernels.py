@@ -1,0 +1,336 @@
+"""Chunks that lie, at random, decoded by the kernels on device sim and by the host: both refuse, or both give the same.
+
+    python -m tests.fuzz_kernels [--count 10000] [--seed N]
+
+A case is a Blosc container or an LZ4 chunk with one to three accidents, a block of either inner codec made of random
+sequences, or a sharded array with a damaged object. Cases go to the device many at a time, with a whole chunk
+among them, in one of the four thread orders. A violation is any exception that is not a gpuzarr error, a write
+outside of an allocation, a result that is not the host's, or a chunk that one of the two takes and the other refuses.
+Only a match from offset 0, which the LZ4 library turns into zeros, is refused by the device alone. Under the
+sanitizers of tests/sanitize.sh reads outside of an allocation end the process as well. Exit status 1: a violation.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import struct
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import numcodecs
+import numpy as np
+import zarr
+
+import gpuzarr
+from gpuzarr.codecs.base import Batch, ChunkSpec, Codec, as_bytes
+from gpuzarr.codecs.blosc import Blosc
+from gpuzarr.codecs.lz4 import LZ4
+from gpuzarr.device.base import DeviceBuffer
+from gpuzarr.device.sim import ORDERS, SimDevice, SimLane
+from gpuzarr.errors import GpuzarrError
+from tests.fuzz import damage_bytes
+
+TOGETHER = 24  # cases in a batch
+
+
+class WatchedLane(SimLane):
+    """A lane that shows every fault, where the engine asks for the first."""
+
+    flagged: DeviceBuffer
+
+    def faults(self, count: int, codec: str, meaning: str) -> DeviceBuffer:
+        self.flagged = super().faults(count, codec, meaning)
+        return self.flagged
+
+
+def on_device(codec: Codec, chunks: list[bytes], nbytes: int, order: str = "sim", gap: int = 0) -> list[bytes | str]:
+    """What the device makes of each chunk; why not, where it is refused. `gap` bytes lie before each chunk."""
+    spec = ChunkSpec((), np.dtype("u1"), nbytes)
+    assert codec.host_only(spec) is None
+    found: list[bytes | str] = [""] * len(chunks)
+    data, rows, offset, notes = bytearray(), [], [], []
+    for row, chunk in enumerate(chunks):
+        try:
+            said = codec.inspect(np.frombuffer(chunk, np.uint8), spec)
+            if isinstance(said, str):  # then the host decodes this chunk
+                found[row] = as_bytes(codec.decode(chunk, spec)).tobytes()
+                continue
+        except GpuzarrError as error:
+            found[row] = str(error)
+            continue
+        data += b"\xee" * (-len(data) % 16 + gap)
+        rows.append(row), offset.append(len(data)), notes.append(said)
+        data += chunk
+    if not rows:
+        return found
+    lane = WatchedLane(SimDevice.named(order))
+    nbytes_of = np.array([len(chunks[row]) for row in rows], np.int64)
+    table = np.array(notes, np.int64).reshape(len(rows), codec.notes)
+    arena = lane.upload(np.frombuffer(bytes(data), np.uint8))
+    batch = codec.decode_batch(Batch(arena, np.array(offset, np.int64), nbytes_of, table), spec, lane)
+    plain, faults = np.empty(batch.data.nbytes, np.uint8), np.empty(4 * len(rows), np.uint8)
+    lane.download(batch.data, plain)
+    lane.download(lane.flagged, faults)
+    lane.synchronize()
+    lane.reset()
+    assert batch.nbytes.tolist() == [nbytes] * len(rows)
+    for row, at, fault in zip(rows, batch.offset.tolist(), faults.view(np.int32).tolist(), strict=True):
+        found[row] = "fault" if fault else plain[at : at + nbytes].tobytes()
+    return found
+
+
+def on_host(codec: Codec, chunk: bytes, nbytes: int) -> bytes | str:
+    """The same by the host form."""
+    try:
+        return as_bytes(codec.decode(chunk, ChunkSpec((), np.dtype("u1"), nbytes))).tobytes()
+    except GpuzarrError as error:
+        return str(error)
+
+
+# ---- what is damaged
+
+
+@dataclass(frozen=True)
+class Sample:
+    """An encoded chunk."""
+
+    codec: Codec
+    chunk: bytes
+    nbytes: int
+
+
+def values(n: int, seed: int = 0) -> Iterator[bytes]:
+    """n bytes of every kind: random, one value, a ramp, text, runs, few values, and the same thing again far away."""
+    rng = np.random.default_rng((n, seed))
+    noise = rng.integers(0, 256, n, dtype=np.uint8)
+    yield noise.tobytes()
+    yield bytes(n)
+    yield np.arange(n // 4 + 1, dtype="<u4").tobytes()[:n]
+    yield (b"the quick brown fox jumps over the lazy dog; " * (n // 45 + 1))[:n]
+    yield np.repeat(noise, rng.integers(1, 90, n))[:n].tobytes()
+    yield (noise % 5).tobytes()
+    yield np.concatenate([noise[: n // 3], noise // 64, noise])[:n].tobytes()
+    yield (np.cumsum(rng.integers(-3, 4, n // 2 + 1)) + 500).astype("<u2").tobytes()[:n]
+
+
+@cache
+def samples() -> tuple[Sample, ...]:
+    """Small chunks of all forms."""
+    made = []
+    for n in (200, 1500, 5003):
+        for i, plain in enumerate(values(n)):
+            made.append(Sample(LZ4(), numcodecs.LZ4().encode(plain), n))
+            for cname in ("lz4", "lz4hc", "blosclz"):
+                typesize, shuffle, blocksize = (4, 2, 1, 3)[i % 4], i % 3, (0, 512, 1024)[(n + i) % 3]
+                chunk = numcodecs.blosc.compress(plain, cname.encode(), 5, shuffle, blocksize, typesize)
+                made.append(Sample(Blosc(cname), chunk, n))
+    return tuple(made)
+
+
+def container(stream: bytes, nbytes: int, inner: int) -> bytes:
+    """A Blosc container of one block, which is one stream."""
+    sizes = struct.pack("<5i", nbytes, nbytes, 24 + len(stream), 20, len(stream))
+    return bytes([2, 1, 0x10 | inner << 5, 1]) + sizes + stream
+
+
+def lengthened(value: int) -> bytes:
+    """The rest of a length in LZ4's form."""
+    return b"\xff" * (value // 255) + bytes([value % 255])
+
+
+def lz4_sequence(literals: bytes, offset: int | None = None, length: int = 4) -> bytes:
+    """A run of literals and a match, or the last literals."""
+    run, match = len(literals), length - 4 if offset is not None else 0
+    token = bytes([min(run, 15) << 4 | min(match, 15)]) + (lengthened(run - 15) if run >= 15 else b"") + literals
+    if offset is None:
+        return token
+    return token + struct.pack("<H", offset) + (lengthened(match - 15) if match >= 15 else b"")
+
+
+def blosclz_literals(literals: bytes) -> bytes:
+    """Runs of 32 at most."""
+    runs = [literals[at : at + 32] for at in range(0, len(literals), 32)]
+    return b"".join(bytes([len(run) - 1]) + run for run in runs)
+
+
+def blosclz_match(distance: int, length: int) -> bytes:
+    """A match of at least 3 bytes."""
+    near, match = min(distance - 1, 8191), length - 2
+    bits = bytes([min(match, 7) << 5 | near >> 8]) + (lengthened(match - 7) if match >= 7 else b"")
+    return bits + bytes([near & 255]) + (struct.pack(">H", distance - 8192) if near == 8191 else b"")
+
+
+def random_block(rng: random.Random) -> Sample:
+    """Sequences of which most are right and some are not, more of those near the end; promised is what they give."""
+    inner = rng.randrange(2)
+    stream, out = (lz4_sequence, 0) if inner else (blosclz_match, 0)
+    stream, out, literals = b"", 0, b""
+    for _ in range(rng.randrange(1, 8)):
+        literals = rng.randbytes(rng.choice((0, 1, 3, 5, 8, 14, 15, 16, 31, 32, 33, 40, 300)))
+        out += len(literals)
+        most = 8192 if inner == 0 else 65535
+        offset = rng.choice((1, 2, 3, 7, 8, 9, 31, 32, 33, 64, 200, out, out, max(out - 1, 1), out + 1 if rng.random() < 0.1 else 1))
+        offset = min(max(offset, 1), most) if rng.random() < 0.98 or inner == 0 else 0
+        length = rng.choice((4, 5, 7, 8, 9, 18, 19, 20, 32, 33, 63, 64, 65, 273, 274, 700))
+        stream += lz4_sequence(literals, offset, length) if inner else blosclz_literals(literals) + blosclz_match(offset, length)
+        out += length
+    literals = rng.randbytes(rng.choice((0, 1, 4, 5, 6, 7, 12, 20, 40)))
+    stream += lz4_sequence(literals) if inner else blosclz_literals(literals)
+    out += len(literals) + (rng.choice((-1, 1, 5)) if rng.random() < 0.1 else 0)
+    if inner and rng.random() < 0.5:
+        return Sample(LZ4(), struct.pack("<i", out) + stream, out)
+    return Sample(Blosc(("blosclz", "lz4")[inner]), container(stream, out, inner), out)
+
+
+def from_nowhere(sample: Sample) -> bool:
+    """Whether an LZ4 block of the chunk has a match from offset 0, as far as it can be read."""
+    chunk = sample.chunk
+    if isinstance(sample.codec, LZ4):
+        return _zero_offset(chunk[4:], sample.nbytes)
+    flags, typesize, nbytes, blocksize = chunk[2], chunk[3], *struct.unpack_from("<2i", chunk, 4)
+    for block in range(-(-nbytes // blocksize)):
+        at, size = struct.unpack_from("<i", chunk, 16 + 4 * block)[0], min(blocksize, nbytes - block * blocksize)
+        split = not flags & 0x10 and typesize <= 16 and blocksize // typesize >= 128 and size == blocksize
+        for _ in range(typesize if split else 1):
+            stored, share = struct.unpack_from("<i", chunk, at)[0], size // (typesize if split else 1)
+            if stored != share and flags >> 5 == 1 and _zero_offset(chunk[at + 4 : at + 4 + stored], share):
+                return True
+            at += 4 + stored
+    return False
+
+
+def _zero_offset(block: bytes, nbytes: int) -> bool:
+    at = out = 0
+    while at < len(block):
+        token, at = block[at], at + 1
+        lengths = []
+        for value in (token >> 4, token & 15):
+            while value == 15 or (value > 15 and block[at - 1] == 255):
+                value, at = value + block[at], at + 1
+                if block[at - 1] != 255:
+                    break
+            lengths.append(value)
+            if len(lengths) == 1:
+                at, out = at + value, out + value
+                if at >= len(block) or out > nbytes:
+                    return False
+                offset = struct.unpack_from("<H", block, at)[0]
+                at += 2
+                if offset == 0:
+                    return True
+        out += lengths[1] + 4
+    return False
+
+
+# ---- whole arrays
+
+
+@cache
+def arrays() -> tuple[dict[str, bytes], ...]:
+    """Sharded arrays with Blosc inside, and one with LZ4."""
+    grid = (np.arange(24 * 40).reshape(24, 40) // 3).astype("<u2")
+    codecs, made = zarr.codecs, []
+    for inner in (
+        [codecs.BloscCodec(cname="lz4", shuffle="shuffle"), codecs.Crc32cCodec()],
+        [codecs.BloscCodec(cname="blosclz", shuffle="bitshuffle")],
+    ):
+        for where in ("start", "end"):
+            held: dict[str, Any] = {}
+            shard = codecs.ShardingCodec(
+                chunk_shape=(8, 20),
+                codecs=[codecs.BytesCodec(), *inner],
+                index_codecs=[codecs.BytesCodec()],
+                index_location=where,
+            )
+            zarr.create_array(
+                zarr.storage.MemoryStore(held),
+                shape=grid.shape,
+                dtype=grid.dtype,
+                chunks=(24, 40),
+                serializer=shard,
+                compressors=None,
+                fill_value=0,
+            )[...] = grid
+            made.append({key: value.to_bytes() for key, value in held.items()})
+    return tuple(made)
+
+
+def _read(objects: dict[str, bytes], device: str) -> bytes | str:
+    try:
+        found = gpuzarr.open_array(objects, device=device)[...]
+        return (found if isinstance(found, np.ndarray) else found.get()).tobytes()
+    except GpuzarrError as error:
+        return str(error)
+
+
+# ---- the run
+
+
+def batches(count: int, seed: int) -> Iterator[tuple[list[Sample], str, int]]:
+    """`count` cases in batches of one codec and size, each with a thread order and a gap."""
+    rng, turn = random.Random(seed), 0
+    while turn < count:
+        if rng.random() < 0.3:
+            one = random_block(rng)
+            chosen = [one, *(Sample(one.codec, damage_bytes(one.chunk, rng), one.nbytes) for _ in range(5))]
+        else:
+            one = rng.choice(samples())
+            chosen = [one]
+            for _ in range(TOGETHER):
+                chunk = one.chunk
+                for _ in range(rng.choice((1, 1, 2, 3))):
+                    chunk = damage_bytes(chunk, rng)
+                chosen.append(Sample(one.codec, chunk, one.nbytes))
+        yield chosen, list(ORDERS)[turn % 4], rng.choice((0, 0, 1, 5))
+        turn += len(chosen)
+
+
+def violations(count: int, seed: int, tally: Counter[str]) -> Iterator[str]:
+    """What went wrong in `count` cases, each with what makes it again."""
+    for number, (chosen, order, gap) in enumerate(batches(count, seed)):
+        codec, nbytes = chosen[0].codec, chosen[0].nbytes
+        if codec.host_only(ChunkSpec((), np.dtype("u1"), nbytes)):
+            continue
+        found = on_device(codec, [one.chunk for one in chosen], nbytes, order, gap)
+        for one, device in zip(chosen, found, strict=True):
+            host = on_host(codec, one.chunk, nbytes)
+            same = device == host or (isinstance(device, str) and isinstance(host, str))
+            kind = "taken" if isinstance(host, bytes) else "refused"
+            if not same and device == "fault" and from_nowhere(one):
+                kind, same = "offset 0", True
+            tally[f"{codec.name} {kind}"] += 1
+            if not same:
+                yield f"batch {number} of seed {seed}: {codec.name} of {nbytes} bytes on {order}: {one.chunk.hex()}"
+    rng = random.Random(seed + 1)
+    for number in range(count // 20):
+        objects = dict(rng.choice(arrays()))
+        key = next(key for key in objects if "zarr.json" not in key)
+        objects[key] = damage_bytes(objects[key], rng)
+        host, device = _read(objects, "cpu"), _read(objects, list(ORDERS)[number % 4])
+        tally["shard taken" if isinstance(host, bytes) else "shard refused"] += 1
+        if device != host and (isinstance(host, bytes) or isinstance(device, bytes)):
+            yield f"shard {number} of seed {seed}: cpu {host[:200]!r}, sim {device[:200]!r}"
+
+
+def main() -> int:
+    """The exit status."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--count", type=int, default=10_000)
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    tally: Counter[str] = Counter()
+    wrong = 0
+    for text in violations(options.count, options.seed, tally):
+        wrong += 1
+        print(text)
+    print(", ".join(f"{kind}: {number}" for kind, number in sorted(tally.items())), f"violations: {wrong}")
+    return int(wrong > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
