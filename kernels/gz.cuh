@@ -54,43 +54,62 @@ template <class T> GZ_DEVICE void gz_store(u8* p, T value) {
     for (u32 i = 0; i < sizeof(T); i++) p[i] = ((const u8*)&value)[i];
 }
 
-// n bytes that do not overlap, copied by one warp: 16 aligned bytes a lane, which are five words where the
-// source is not aligned.
+// 16 bytes at p, of which `skew` say how far p is from a word. Unaligned, all five words are read.
+GZ_DEVICE u128 gz_sixteen(const u8* p, u32 skew, bool aligned) {
+    if (aligned) return *(const u128*)p;
+    const u32* word = (const u32*)(p - skew);
+    u32 w[4];
+    for (u32 k = 0; k < 4; k++) w[k] = __funnelshift_r(word[k], word[k + 1], 8 * skew);
+    return u128{(u64)w[1] << 32 | w[0], (u64)w[3] << 32 | w[2]};
+}
+
+// n bytes that do not overlap, copied by one warp: 16 bytes a lane, four times before it waits for the first.
 GZ_DEVICE void gz_copy(u8* dst, const u8* src, u32 n, u32 lane) {
     u32 head = min((u32)-gz_address(dst) & 15, n);
     if (lane < head) dst[lane] = src[lane];
     dst += head, src += head, n -= head;
     u32 skew = (u32)gz_address(src) & 3, wide = n < 20 ? 0 : (n - 4) / 16;  // the fifth word is inside too
-    bool even = ((u32)gz_address(src) & 15) == 0;
-#pragma unroll 2
-    for (u32 i = lane; i < wide; i += 32) {
-        const u8* from = src + 16 * i - skew;
-        u128 bytes;
-        if (even) {
-            bytes = *(const u128*)from;
-        } else {
-            const u32* word = (const u32*)from;
-            u32 w[4];
-            for (u32 k = 0; k < 4; k++) w[k] = __funnelshift_r(word[k], word[k + 1], 8 * skew);
-            bytes = u128{(u64)w[1] << 32 | w[0], (u64)w[3] << 32 | w[2]};
-        }
-        *(u128*)(dst + 16 * i) = bytes;
+    bool aligned = ((u32)gz_address(src) & 15) == 0;
+    u32 i = lane;
+    for (; i + 96 < wide; i += 128) {
+        u128 part[4];
+        for (u32 k = 0; k < 4; k++) part[k] = gz_sixteen(src + 16 * (i + 32 * k), skew, aligned);
+        for (u32 k = 0; k < 4; k++) *(u128*)(dst + 16 * (i + 32 * k)) = part[k];
     }
-    for (u32 i = 16 * wide + lane; i < n; i += 32) dst[i] = src[i];
+    for (; i < wide; i += 32) *(u128*)(dst + 16 * i) = gz_sixteen(src + 16 * i, skew, aligned);
+    for (i = 16 * wide + lane; i < n; i += 32) dst[i] = src[i];
 }
 
 // dst[i] = dst[i - distance] for n bytes in turn, by one warp that wrote what lies before: a pattern, where
-// n > distance. Every lane reads only what was there before, so all of them write at once.
+// n > distance. Lanes only read what was there before, so that all of them write at once.
 GZ_DEVICE void gz_repeat(u8* dst, u32 distance, u32 n, u32 lane) {
     __syncwarp();
-    u32 head = n <= 64 ? n : distance < 64 ? 64 : 0;
-    u32 at = lane < distance ? lane : lane % distance, step = 32 < distance || n <= 32 ? 32 : 32 % distance;
-    for (u32 i = lane; i < head; i += 32) {
-        dst[i] = *(dst + at - distance);
-        at += step;
-        if (at >= distance) at -= distance;
+    const u8* from = dst - distance;
+    if (n <= 32) {
+        u32 at = distance < n && lane >= distance ? lane % distance : lane;
+        if (lane < n) dst[lane] = from[at];
+        return;
     }
-    for (u32 done = head; done < n;) {  // from a multiple of the distance, which grows with what is done
+    if (distance <= 16 && (distance & (distance - 1)) == 0) {  // then aligned 16 bytes are the same everywhere
+        u32 head = (u32)-gz_address(dst) & 15, word[4] = {0, 0, 0, 0};
+        for (u32 k = 0; k < 16; k++) word[k / 4] |= (u32)from[(head + k) & (distance - 1)] << k % 4 * 8;
+        u128 pattern = {(u64)word[1] << 32 | word[0], (u64)word[3] << 32 | word[2]};
+        u32 tail = head + (n - head) / 16 * 16;
+        if (lane < head) dst[lane] = from[lane & (distance - 1)];
+        for (u32 i = head + 16 * lane; i < tail; i += 512) *(u128*)(dst + i) = pattern;
+        if (tail + lane < n) dst[tail + lane] = from[(tail + lane) & (distance - 1)];
+        return;
+    }
+    u32 done = 0;
+    if (distance < 64) {
+        u32 at = lane % distance, step = 32 % distance;
+        for (done = lane; done < min(n, 64u); done += 32) {
+            dst[done] = from[at];
+            at = at + step < distance ? at + step : at + step - distance;
+        }
+        done = min(n, 64u);
+    }
+    while (done < n) {  // from a multiple of the distance, which grows with what is done
         __syncwarp();
         u32 back = (done + distance) / distance * distance, count = min(back, n - done);
         gz_copy(dst + done, dst + done - back, count, lane);
