@@ -55,7 +55,8 @@ class ScaleOffset(Codec):
             with np.errstate(all="ignore"):
                 quotients: NDArray[Any] = values / scale + offset
             return quotients.astype(decoded.dtype, copy=False)
-        ends = [end // scale + offset for end in _range(values.dtype)]
+        bounds = [end // scale for end in _range(values.dtype)]
+        ends = [*bounds, *(end + offset for end in bounds)]
         values = _widened(values, ends, scale, offset)
         if np.any(values % scale):
             raise ChunkError(f"values are not multiples of the scale {scale}")

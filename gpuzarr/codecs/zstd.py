@@ -9,19 +9,21 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Final, NamedTuple
+from typing import ClassVar, Final, NamedTuple
 
 import numpy as np
 from numcodecs import zstd
 from numpy.typing import NDArray
 
-from gpuzarr.codecs.base import Buffer, ChunkSpec, Codec, as_bytes, check_size
+from gpuzarr.codecs.base import Batch, Buffer, ChunkSpec, Codec, as_bytes, check_size, even
 from gpuzarr.codecs.registry import codec
+from gpuzarr.device.base import Lane
 from gpuzarr.errors import ChunkError, LimitError, MetadataError
 
 MAGIC: Final = 0xFD2FB528
 SKIPPABLE: Final = 0x184D2A50  # the last four bits are free
 MAX_BLOCK: Final = 128 << 10
+DEVICE_LIMIT: Final = (1 << 31) - 1  # of what nvCOMP decompresses a frame to
 
 _MAGIC_AND_DESCRIPTOR: Final = struct.Struct("<IB")
 _UINT32: Final = struct.Struct("<I")
@@ -118,6 +120,8 @@ class Zstd(Codec):
 
     level: int = 0
     checksum: bool = False
+    notes: ClassVar[int] = 1
+    exceptions: ClassVar[str] = "those of several frames, of unknown size, or with a checksum"
 
     def __post_init__(self) -> None:
         if type(self.level) is not int or not -131072 <= self.level <= 22:
@@ -147,6 +151,31 @@ class Zstd(Codec):
         """One frame that says its size."""
         stored: Buffer = zstd.compress(as_bytes(chunk), self.level, self.checksum)
         return stored
+
+    def host_only(self, decoded: ChunkSpec) -> str | None:
+        """The device has to know the size."""
+        return (
+            None if decoded.nbytes and decoded.nbytes <= DEVICE_LIMIT else "size known only from the stream"
+        )
+
+    def inspect(self, chunk: NDArray[np.uint8], decoded: ChunkSpec) -> tuple[int, ...] | str:
+        """nvCOMP gets what it is known to take: one frame that says its size, without a dictionary or a
+        checksum. The blocks are walked, so what a frame claims was compared with what it can hold."""
+        found = list(frames(chunk))
+        if len(found) != 1 or not found[0].content:
+            return "several frames, or none that says its size"
+        check_size(found[0].content, decoded)
+        return "a checksum or a dictionary" if found[0].checksum or chunk[4] & 3 else (0,)
+
+    def scratch(self, decoded: ChunkSpec) -> int:
+        """What nvCOMP asks for: some three times the decoded bytes."""
+        return 3 * decoded.limit + decoded.limit // 8 + 4096
+
+    def decode_batch(self, batch: Batch, decoded: ChunkSpec, lane: Lane) -> Batch:
+        """Device form: nvCOMP."""
+        nbytes = decoded.limit
+        plain = lane.decompress("zstd", batch.data, batch.offset, batch.nbytes, nbytes, self.name)
+        return even(plain, nbytes, len(batch))
 
 
 def _first_content(stored: memoryview) -> int | None:
