@@ -32,7 +32,7 @@ UNREADABLE: dict[str, str] = {}
 """Entries that cannot be read, by id, each with its reason."""
 
 if Version(version("imagecodecs")) < Version("2026.10"):
-    UNREADABLE["f03479"] = "older imagecodecs, as for Python 3.11, decode the first frame of a WebP file alone"
+    UNREADABLE["f03479"] = "imagecodecs for Python 3.11 decodes only the first frame of a WebP file"
 
 
 @dataclass(frozen=True)

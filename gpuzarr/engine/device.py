@@ -13,7 +13,7 @@ what kernels found wrong is raised then.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -26,9 +26,10 @@ from gpuzarr import config
 from gpuzarr.codecs.base import Batch, Buffer, as_bytes
 from gpuzarr.codecs.chain import Chain
 from gpuzarr.device.base import Device, DeviceBuffer, Lane
+from gpuzarr.engine.fetch import Rows
 from gpuzarr.engine.planning import check_out, make_plan
-from gpuzarr.engine.source import ReadStats, Source, body
-from gpuzarr.engine.workers import pool
+from gpuzarr.engine.source import ReadStats, Source
+from gpuzarr.engine.workers import on_worker, pool
 from gpuzarr.errors import ArgumentError, ChecksumError, ChunkError, GpuzarrError, UnsupportedError
 from gpuzarr.plan.table import ABSENT, WHOLE, Int64s, Plan
 from gpuzarr.selection import Selection, Span
@@ -102,9 +103,7 @@ class _Launched:
 
 
 class _Waves:
-    def __init__(
-        self, source: Source, plan: Plan, target: _Target, stats: ReadStats, device: Device
-    ) -> None:
+    def __init__(self, source: Source, plan: Plan, target: _Target, stats: ReadStats, device: Device) -> None:
         self.source, self.plan, self.target, self.stats, self.device = source, plan, target, stats, device
         self.chains = [source.meta.chain(shape) for shape in plan.shapes]
         self.budget = max(config.current().wave_nbytes // 2, 1)
@@ -132,7 +131,7 @@ class _Waves:
                 self._finish(queued.pop(0))
         finally:
             for future in ahead:
-                future.cancel()
+                future.cancel() or future.exception()
             for one in queued:  # only after an error: leave no work behind that writes into freed memory
                 one.lane.synchronize()
                 one.lane.reset()
@@ -150,14 +149,7 @@ class _Waves:
 
     def _cost(self, rows: Int64s, payload_nbytes: Int64s) -> NDArray[np.float64]:
         """Device bytes that each row takes, aligned: its payload and what each device stage makes of it."""
-        made = [
-            sum(
-                _aligned(stage.decoded.nbytes or 0) + _aligned(stage.codec.scratch(stage.decoded))
-                for stage in chain.stages[chain.device_from :]
-            )
-            for chain in self.chains
-        ]
-        grown = np.array(made, np.float64)[self.plan.shape[rows]]
+        grown = np.array([device_nbytes(chain) for chain in self.chains], np.float64)[self.plan.shape[rows]]
         columns = 8 * (6 + 3 * len(self.target.strides))
         present = self.plan.nbytes[rows] != ABSENT
         cost: NDArray[np.float64] = (grown + payload_nbytes + _ALIGN) * present + columns
@@ -171,7 +163,7 @@ class _Waves:
         lo = min(lo, hi)
         most = self.source.store.traits.concurrency if self.source.store.traits.concurrency > 1 else 16
         step = min(max(-(-(hi - lo) // config.current().threads), 1), most)
-        futures = [pool().submit(self._fetch, at, min(at + step, hi)) for at in range(lo, hi, step)]
+        futures = [_submitted(self._fetch, at, min(at + step, hi)) for at in range(lo, hi, step)]
         absent = last - max(int(plan.request[hi]), first)
         if absent > 0:  # rows behind the last request
             done: Future[list[Payload | None]] = Future()
@@ -181,52 +173,19 @@ class _Waves:
 
     def _fetch(self, first: int, last: int) -> list[Payload | None]:
         """The rows of the requests from `first` up to `last`, after their host stages; None: missing."""
-        plan, source = self.plan, self.source
-        spans = list(pairwise(plan.request[first : last + 1].tolist()))
-        keys = [source.key(plan.objects[plan.key[row]].tolist()) for row, _ in spans]
-        requests = []
-        for key, (row, end) in zip(keys, spans, strict=True):
-            start = int(plan.start[row])
-            whole = plan.nbytes[row] == WHOLE
-            stop = int(np.max(plan.start[row:end] + plan.nbytes[row:end]))
-            requests.append(body(key, start, WHOLE if whole else stop - start))
-
-        def place(i: int, nbytes: int) -> memoryview:
-            if requests[i].nbytes is None:
-                source.check_encoded(nbytes, plan.shapes[int(plan.shape[spans[i][0]])], keys[i])
-            return memoryview(bytearray(nbytes))
-
-        try:
-            found = source.fetch(requests, self.stats, place)
-        except GpuzarrError as error:
-            source.located(error)
-            raise
+        rows = Rows(self.source, self.plan, first, last)
         payloads: list[Payload | None] = []
-        for key, (row, end), request, stored in zip(keys, spans, requests, found, strict=True):
-            for at in range(row, end):
-                try:
-                    payloads.append(self._host_stages(at, request.start, request.nbytes, stored))
-                except GpuzarrError as error:
-                    source.located(error, key)
-                    raise
+        for row, key, stored, _ in rows.fetch(0, len(rows.requests), self.stats, _memory):
+            try:
+                payloads.append(None if stored is None else self._host_stages(rows.shape[row], stored))
+            except GpuzarrError as error:
+                self.source.located(error, rows.name(row, key))
+                raise
         return payloads
 
-    def _host_stages(self, row: int, start: int, nbytes: int | None, stored: Any) -> Payload | None:
+    def _host_stages(self, shape: int, part: memoryview) -> Payload:
         """One chunk as it crosses to the device."""
-        if stored is None:
-            if nbytes is not None:
-                raise ChunkError("the shard vanished while it was read")
-            return None
-        shape = int(self.plan.shape[row])
         chain = self.chains[shape]
-        part = memoryview(stored)
-        if nbytes is None:
-            self.source.check_encoded(len(part), self.plan.shapes[shape])
-        else:
-            if len(part) != nbytes:
-                raise ChunkError(f"{len(part)} bytes at {start} of the shard; its index promises {nbytes}")
-            begin = int(self.plan.start[row]) - start
-            part = part[begin : begin + int(self.plan.nbytes[row])]
         value, first, notes = _inspected(chain, part)
         if first < len(chain.stages):
             stage = chain.stages[first]
@@ -373,6 +332,29 @@ def _inspected(chain: Chain, part: Buffer) -> tuple[Buffer, int, tuple[int, ...]
             notes += found
             seen = seen[: max(seen.nbytes - (stage.codec.trailer or 0), 0)]
     return value, first, notes
+
+
+def _submitted(
+    fetch: Callable[[int, int], list[Payload | None]], first: int, last: int
+) -> Future[list[Payload | None]]:
+    """Run on the pool, or right here where this is one of its threads, which must not wait for another."""
+    if not on_worker():
+        return pool().submit(fetch, first, last)
+    done: Future[list[Payload | None]] = Future()
+    done.set_result(fetch(first, last))
+    return done
+
+
+def _memory(nbytes: int) -> memoryview:
+    return memoryview(bytearray(nbytes))
+
+
+def device_nbytes(chain: Chain) -> int:
+    """Device memory that the device stages of one chunk take: what they make of it, and their scratch."""
+    stages = chain.stages[chain.device_from :]
+    return sum(
+        int(_aligned(one.decoded.nbytes or 0) + _aligned(one.codec.scratch(one.decoded))) for one in stages
+    )
 
 
 def _aligned(nbytes: Any) -> Any:

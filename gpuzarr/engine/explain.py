@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import prod
 
 import numpy as np
 
 from gpuzarr import config
 from gpuzarr.codecs.chain import Chain
 from gpuzarr.device.choose import Place
+from gpuzarr.engine.device import device_nbytes
 from gpuzarr.engine.host import bundles
 from gpuzarr.engine.planning import make_plan
 from gpuzarr.engine.source import ReadStats, Source
@@ -52,14 +52,14 @@ class Explanation:
         fetch = "unknown until read" if self.stored_nbytes is None else size_text(self.stored_nbytes)
         decoded = "of variable length" if self.decoded_nbytes is None else size_text(self.decoded_nbytes)
         absent = f", {self.absent:,} missing (filled)" if self.absent else ""
-        unit = "waves" if self.device != "cpu" else "bundles"
+        unit = "wave" if self.device != "cpu" else "bundle"
         lines = [
             f"{self.array} → {self.shape} {self.dtype}, {size_text(self.result_nbytes)} on {self.device}",
-            f"  plan     {self.chunks:,} chunks in {self.objects:,} objects{absent}",
-            f"  fetch    {self.requests:,} requests, {fetch}",
-            f"  decode   {decoded}, in {self.batches:,} {unit}",
+            f"  plan     {_count(self.chunks, 'chunk')} in {_count(self.objects, 'object')}{absent}",
+            f"  fetch    {_count(self.requests, 'request')}, {fetch}",
+            f"  decode   {decoded}, in {_count(self.batches, unit)}",
         ]
-        width = max(len(stage.name) for stage in self.stages)
+        width = max((len(stage.name) for stage in self.stages), default=0)
         lines += [
             f"           {stage.name:<{width}}  on {stage.place:<6} {stage.why}" for stage in self.stages
         ]
@@ -71,48 +71,41 @@ class Explanation:
 
 def explain(source: Source, selection: Selection, place: Place) -> Explanation:
     """Plan a read and report it. Shard indexes are read; no chunk is."""
-    plan = make_plan(source, selection, ReadStats()) if selection.size else None
     meta = source.meta
-    present = np.zeros(0, np.int64) if plan is None else plan.nbytes[plan.nbytes != ABSENT]
-    stored: int | None = int(present[present != WHOLE].sum())
-    objects = 0 if plan is None else len(np.unique(plan.key[plan.nbytes != ABSENT]))
-    if plan is not None and np.any(present == WHOLE):
+    plan = make_plan(source, selection, ReadStats())
+    present = plan.nbytes != ABSENT
+    objects = len(np.unique(plan.key[present]))
+    stored: int | None = int(plan.nbytes[plan.nbytes >= 0].sum())
+    if np.any(plan.nbytes == WHOLE):
         stored = _sizes(source, plan.objects) if objects <= _STATTED else None
+    of_shape = np.bincount(plan.shape[present], minlength=len(plan.shapes)).tolist()
+    chains = [meta.chain(shape) for shape in plan.shapes]
     decoded = None
     if meta.has_bytes:
-        volumes = (
-            np.array([prod(one) for one in plan.shapes], np.int64)
-            if plan is not None
-            else np.zeros(1, np.int64)
-        )
-        rows = np.zeros(0, np.int64) if plan is None else plan.shape[plan.nbytes != ABSENT]
-        decoded = int(volumes[rows].sum()) * meta.carrier.itemsize
+        decoded = sum(n * chain.spec.limit for n, chain in zip(of_shape, chains, strict=True))
     on_device = place.device is not None and meta.has_bytes
-    chain = meta.chain(plan.shapes[0] if plan is not None and plan.shapes else _some_shape(source))
     if on_device:
-        batches = -(-2 * (decoded or 0) // config.current().wave_nbytes)
+        taken = sum(n * device_nbytes(chain) for n, chain in zip(of_shape, chains, strict=True)) + (
+            stored or 0
+        )
+        batches = -(-2 * taken // config.current().wave_nbytes)
     else:
-        batches = 0 if plan is None else len(bundles(plan, source)) - 1
+        batches = len(bundles(plan, source)) - 1
     return Explanation(
         array=source.name,
         device=place.name if on_device else "cpu",
         shape=selection.result_shape,
         dtype=str(meta.dtype),
         result_nbytes=selection.size * meta.dtype.itemsize,
-        chunks=0 if plan is None else len(plan),
-        absent=0 if plan is None else int((plan.nbytes == ABSENT).sum()),
+        chunks=len(plan),
+        absent=len(plan) - int(present.sum()),
         objects=objects,
-        requests=0 if plan is None else plan.requests,
+        requests=plan.requests,
         stored_nbytes=stored,
         decoded_nbytes=decoded,
         batches=batches,
-        stages=_stages(chain, place, meta.has_bytes),
+        stages=_stages(chains[0], place, meta.has_bytes) if chains else (),
     )
-
-
-def _some_shape(source: Source) -> tuple[int, ...]:
-    grid = source.meta.chunk_grid
-    return grid.chunk_shape or tuple(int(axis.sizes(np.zeros(1, np.int64))[0]) for axis in grid.axes)
 
 
 def _sizes(source: Source, objects: np.ndarray[tuple[int, int], np.dtype[np.int64]]) -> int | None:
@@ -158,3 +151,7 @@ def size_text(nbytes: float) -> str:
             return f"{nbytes:.0f} {unit}" if unit == "B" else f"{nbytes:.1f} {unit}"
         nbytes /= 1024
     raise AssertionError
+
+
+def _count(number: int, thing: str) -> str:
+    return f"{number:,} {thing}" if number == 1 else f"{number:,} {thing}s"

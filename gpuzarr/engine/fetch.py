@@ -72,9 +72,7 @@ class Rows:
                 continue
             view = memoryview(stored)
             if len(view) != request.nbytes:
-                raise self._lost(
-                    request, f"there are {len(view)}, its index promises {request.nbytes}"
-                )
+                raise self._lost(request, f"there are {len(view)}, its index promises {request.nbytes}")
             for at in range(row, end):
                 begin = self.start[at] - request.start
                 yield at, request.key, view[begin : begin + self.nbytes[at]], stored is wanted[i]

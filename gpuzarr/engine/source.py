@@ -11,7 +11,6 @@ from gpuzarr.errors import ChunkError, GpuzarrError
 from gpuzarr.meta.dialect import join, where
 from gpuzarr.meta.model import ArrayMeta
 from gpuzarr.plan.shards import IndexCache, Shards
-from gpuzarr.plan.table import WHOLE
 from gpuzarr.store.base import Buffer, Place, Request, Store
 
 
@@ -104,8 +103,3 @@ class Source:
     def located(self, error: GpuzarrError, key: str | None = None) -> GpuzarrError:
         """The error with this array's name, and the chunk's key."""
         return error.located(array=self.name, chunk=key)
-
-
-def body(key: str, start: int, nbytes: int) -> Request:
-    """The request for one encoded chunk or a run of them."""
-    return Request(key) if nbytes == WHOLE else Request(key, start, nbytes)
