@@ -183,7 +183,8 @@ def test_damage(order: str) -> None:
 
 @pytest.mark.parametrize("order", ORDERS)
 def test_what_lies_behind_is_not_read(order: str) -> None:
-    """Streams and containers that are cut off, with the rest of them there all the same."""
+    """Streams and containers that were cut off, with the rest of them there all the same, or the end of the
+    arena."""
     near = blosclz_literals(b"abcdefgh" * 5) + blosclz_match(7, 600) + blosclz_match(2, 4)
     far = blosclz_literals(bytes(range(256)) * 33) + blosclz_match(8300, 9) + blosclz_match(8200, 300)
     for stream, nbytes in ((near, 644), (far, 256 * 33 + 309)):
@@ -191,7 +192,8 @@ def test_what_lies_behind_is_not_read(order: str) -> None:
         assert isinstance(on_device(Blosc(), [container(whole, nbytes + 3, 0)], nbytes + 3, order)[0], bytes)
         for cut in (*range(40), *range(len(whole) - 20, len(whole))):
             chunk = container(whole[:cut], nbytes + 3, module.BLOSCLZ)
-            assert on_device(Blosc(), [chunk], nbytes + 3, order, behind=whole[cut:]) == ["fault"], cut
+            for behind in (whole[cut:], b""):
+                assert on_device(Blosc(), [chunk], nbytes + 3, order, behind=behind) == ["fault"], cut
     whole = container(lz4_sequence(b"abcdefg", 3, 30) + lz4_sequence(b"12345"), 42, 1)
     assert isinstance(on_device(Blosc(), [whole], 42, order)[0], bytes)
     for cut in range(20, len(whole)):
