@@ -170,9 +170,7 @@ def main() -> int:
         print(f"{dialect if not feature else '':<10} {feature or 'all':<32} {read:>5} {count:>5}{mark}")
     print(*failures, sep="\n")
     unknown = sum(line.split(" ", 1)[0] not in UNREADABLE for line in failures)
-    print(
-        f"{len(chosen) - len(failures)} of {len(chosen)} read, {len(failures)} not ({unknown} unexplained)"
-    )
+    print(f"{len(chosen) - len(failures)} of {len(chosen)} read, {len(failures)} not ({unknown} unexplained)")
     return 1 if unknown else 0
 
 

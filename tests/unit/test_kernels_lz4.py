@@ -120,7 +120,7 @@ def test_ends_as_numcodecs_takes_them(preamble: int) -> None:
 
 @pytest.mark.parametrize("order", ORDERS)
 def test_what_lies_behind_is_not_read(order: str) -> None:
-    """A chunk that was cut off, with the rest of it there all the same, or with the end of the arena there."""
+    """A chunk that was cut off, with the rest of it there all the same, or with the end of the arena."""
     for sequences in (
         [(b"abcdefgh", 8, 4000), (b"x" * 300, 3, 19)],
         [(b"abcd", 1, 4), (b"e", 2, 6), (b"", 3, 30)],
