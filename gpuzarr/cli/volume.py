@@ -197,4 +197,5 @@ def halved(finer: NDArray[np.uint16]) -> NDArray[np.uint16]:
     """The next level: means of 2 × 2 × 2, rounded."""
     z, y, x = (n // 2 for n in finer.shape)
     blocks = finer[: 2 * z, : 2 * y, : 2 * x].reshape(z, 2, y, 2, x, 2)
-    return ((blocks.sum((1, 3, 5), dtype=np.uint32) + 4) // 8).astype(np.uint16)
+    means: NDArray[np.uint16] = ((blocks.sum((1, 3, 5), dtype=np.uint32) + 4) // 8).astype(np.uint16)
+    return means

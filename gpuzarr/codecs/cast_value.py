@@ -231,7 +231,8 @@ def _round(values: NDArray[Any], rounding: str) -> NDArray[Any]:
     """Whole numbers."""
     if rounding == "nearest-away":
         whole = np.trunc(values)
-        return np.where(np.abs(values - whole) >= 0.5, whole + np.copysign(1, values), whole)
+        away: NDArray[Any] = np.where(np.abs(values - whole) >= 0.5, whole + np.copysign(1, values), whole)
+        return away
     directed = {"towards-zero": np.trunc, "towards-positive": np.ceil, "towards-negative": np.floor}
     rounded: NDArray[Any] = directed.get(rounding, np.rint)(values)
     return rounded

@@ -177,7 +177,7 @@ class CodecContract:
             near = random.integers(
                 0, min(len(damaged), int(random.choice((8, 32, len(damaged))))), int(random.integers(1, 5))
             )
-            damaged[near] = random.choice((0, 1, 0x7F, 0x80, 0xFF, random.integers(256)), len(near))
+            damaged[near] = random.choice((0, 1, 0x7F, 0x80, 0xFF, int(random.integers(256))), len(near))
             self._decoded(case, damaged.tobytes())
 
     def test_promises(self, case: CodecCase) -> None:
