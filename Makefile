@@ -3,6 +3,7 @@
 #   make demo       a volume is made, read, checked against zarr-python, and pictured
 #   make test       every test that needs no GPU
 #   make check      test, lint, types, kernel compile gate, sanitizer build: what has to pass before a change lands
+#   make fuzz       damaged input for two minutes, then damaged chunks for the kernels
 #   make bench      tables beside other readers on this machine
 #   make test-gpu   the device suites on a CUDA machine, with the Python that is there (PYTHON=…)
 
@@ -12,7 +13,7 @@ BIN := $(VENV)/bin
 WORKERS ?= auto
 export PYTHONDONTWRITEBYTECODE = 1
 
-.PHONY: demo test check lint types gates bench test-gpu clean
+.PHONY: demo test check lint types gates fuzz bench test-gpu clean
 .DELETE_ON_ERROR:
 
 # One stamp for each set of extras: it is made anew when pyproject.toml changes.
@@ -41,6 +42,10 @@ types: $(VENV)/.dev
 gates: $(VENV)/.dev
 	$(BIN)/python -m tests.compile_gate
 	PYTHON=$(BIN)/python bash tests/sanitize.sh
+
+fuzz: $(VENV)/.test
+	$(BIN)/python -m tests.fuzz --seconds 120 $(ARGS)
+	$(BIN)/python -m tests.fuzz_kernels --count 10000
 
 bench: $(VENV)/.bench
 	$(BIN)/python -m benchmarks.suites $(ARGS)

@@ -7,16 +7,16 @@
 // A row of `notes` says of each chunk what its header does (Notes in codecs/blosc.py). Chunks whose payload is
 // stored as it is have one stream a block as well.
 //
-// gz_blosc_walk: a thread a block of every chunk, `pitch` of them a chunk. It writes a row for each stream, from
-// row first[chunk] on: where it is in src, where it goes in dst, both sizes, its chunk. The streams of a block
-// lie behind one another, so that a thread reads at most 16 sizes in turn. A block that leaves its container is
-// a fault, and the rows of its streams have no bytes.
+// gz_blosc_walk: a thread a block of every chunk, `pitch` of them a chunk. It writes a row for each stream,
+// from row first[chunk] on: where it is in src, where it goes in dst, both sizes, its chunk. The streams of a
+// block lie behind one another, so that a thread reads at most 16 sizes in turn. A block that leaves its
+// container is a fault, and the rows of its streams have no bytes.
 //
 // gz_blosc_unshuffle: a block of threads a tile of whole items, `tiles` a block, `pitch` a chunk.
 //
 //   bytes   before   a0 b0 c0 ...  a1 b1 c1 ...  a2 b2 c2 ...    a plane for each byte of an item
 //   bits    before   bit 0 of a0 b0 c0 ... | bit 1 of them | ... | bit 0 of a1 b1 c1 ...    eight items a byte
-//           after    a0 a1 a2  b0 b1 b2  c0 c1 c2 ...            items of typesize bytes, then what is left over
+//           after    a0 a1 a2  b0 b1 b2  c0 c1 c2 ...            items of typesize bytes, then what is left
 //
 // The tile's planes come to shared memory in words, so that global memory is read in runs; bits are transposed
 // on the way, eight words at a time in registers. Every thread then gathers 16 bytes of the result, which
@@ -35,8 +35,8 @@ struct Notes {
 };
 
 GZ_KERNEL gz_blosc_walk(const u8* src, const i64* offset, const i64* notes, const i64* into, const i64* first,
-                        i64* src_offset, i64* src_nbytes, i64* dst_offset, i64* dst_nbytes, i32* owner, i32* fault,
-                        i64 nbytes, i64 pitch, i64 chunks) {
+                        i64* src_offset, i64* src_nbytes, i64* dst_offset, i64* dst_nbytes, i32* owner,
+                        i32* fault, i64 nbytes, i64 pitch, i64 chunks) {
     i64 thread = blockIdx.x * (i64)blockDim.x + threadIdx.x;
     i64 chunk = thread / pitch, block = thread % pitch;
     if (chunk >= chunks) return;
@@ -99,8 +99,8 @@ GZ_DEVICE void exchange(u32& a, u32& b, u32 by, u32 mask) {
     b ^= changed, a ^= changed << by;
 }
 
-// `count` items, a multiple of eight, as bytes of planes in shared memory; `src` is where they are in the first
-// row of bits, and rows are `pitch` bytes apart. A thread takes 32 items of a plane, a word of each of its rows.
+// `count` items, a multiple of eight, as bytes of planes in shared memory; `src` is where they are in the
+// first row of bits, and rows are `pitch` bytes apart. A thread takes 32 items of a plane, a word of each row.
 GZ_DEVICE void fetch_bits(const u8* src, u32 pitch, u32 typesize, u8* plane, u32 width, u32 count) {
     u32 words = (count + 31) / 32;
     for (u32 i = threadIdx.x; i < typesize * words; i += blockDim.x) {
@@ -120,7 +120,8 @@ GZ_DEVICE void fetch_bits(const u8* src, u32 pitch, u32 typesize, u8* plane, u32
         for (u32 k = 0; k < 8; k += 2) exchange(row[k], row[k + 1], 1, 0x55555555);
         u32* to = (u32*)(plane + b * width + 8 * at);
         for (u32 k = 0; k < 8; k += 4) {  // transpose 4 × 4 bytes
-            u32 low01 = __byte_perm(row[k], row[k + 1], 0x5140), high01 = __byte_perm(row[k], row[k + 1], 0x7362);
+            u32 low01 = __byte_perm(row[k], row[k + 1], 0x5140);
+            u32 high01 = __byte_perm(row[k], row[k + 1], 0x7362);
             u32 low23 = __byte_perm(row[k + 2], row[k + 3], 0x5140);
             u32 high23 = __byte_perm(row[k + 2], row[k + 3], 0x7362);
             to[k / 4] = __byte_perm(low01, low23, 0x5410), to[k / 4 + 2] = __byte_perm(low01, low23, 0x7632);

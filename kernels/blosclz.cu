@@ -5,9 +5,9 @@
 //   fault[owner[i]]:               1 where that is not so; else left alone
 //
 //   control < 32    control + 1 literals follow; the first control is cut to five bits, so it is one of these
-//   control >= 32   a match of (control >> 5) + 2 bytes, more in further bytes as in LZ4 where the three bits are
-//                   7, from a distance of (control & 31) * 256 + code + 1; where that has all ones, two more
-//                   bytes, the higher first, hold the distance less 8192
+//   control >= 32   a match of (control >> 5) + 2 bytes, more in further bytes as in LZ4 where the three bits
+//                   are 7, from a distance of (control & 31) * 256 + code + 1; where that has all ones, two
+//                   more bytes, the higher first, hold the distance less 8192
 //
 // A stream is stored as it is where both sizes are equal. Sizes are below 2^31. One warp decodes stream i, any
 // number of warps a block; why it is fast is said in lz4.cu. It takes and refuses what c-blosc does: the end of
@@ -46,8 +46,8 @@ GZ_DEVICE bool decoded(const u8* src, u32 n, u8* dst, u32 m, u32 lane) {
     }
 }
 
-GZ_KERNEL gz_blosclz(const u8* src, const i64* src_offset, const i64* src_nbytes, u8* dst, const i64* dst_offset,
-                     const i64* dst_nbytes, const i32* owner, i32* fault, i64 streams) {
+GZ_KERNEL gz_blosclz(const u8* src, const i64* src_offset, const i64* src_nbytes, u8* dst,
+                     const i64* dst_offset, const i64* dst_nbytes, const i32* owner, i32* fault, i64 streams) {
     i64 i = blockIdx.x * (i64)(blockDim.x / 32) + threadIdx.x / 32;
     u32 lane = threadIdx.x & 31;
     if (i >= streams) return;

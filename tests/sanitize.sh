@@ -19,5 +19,5 @@ export GPUZARR_SIM_SANITIZE=1
 export ASAN_OPTIONS=detect_leaks=0:detect_stack_use_after_return=0:abort_on_error=0
 export UBSAN_OPTIONS=print_stacktrace=1
 export PYTHONDONTWRITEBYTECODE=1
-[[ $# -gt 0 ]] || set -- tests/unit/test_kernels.py tests/contract/test_device.py
+[[ $# -gt 0 ]] || set -- tests/unit/test_kernels*.py tests/unit/test_device_zstd.py tests/contract/test_device.py
 LD_PRELOAD="$library:$stdlib" exec "${PYTHON:-python3}" -m pytest -q -p no:cacheprovider --capture=sys "$@"
