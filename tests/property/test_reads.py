@@ -202,7 +202,12 @@ def test_into_a_callers_array(case: Any, data: st.DataObject) -> None:
     """`out` of any strides: every second element of a larger array, reversed, transposed."""
     objects, whole = make(*case)
     key = data.draw(keys(whole.shape, "slices"))
-    expected = np.asarray(whole[key], whole.dtype)
+    try:
+        expected = np.asarray(whole[key], whole.dtype)
+    except IndexError:  # behind an ellipsis, an integer may meet an axis of length 0
+        with pytest.raises(IndexError):
+            gpuzarr.open_array(objects)[key]
+        return
     native = expected.astype(expected.dtype.newbyteorder("="))
     larger = np.zeros(tuple(2 * n + 1 for n in native.shape[::-1]), native.dtype)
     out = larger[(..., *(slice(2 * n, 0, -2) for n in native.shape[::-1]))].T
