@@ -42,6 +42,7 @@ types: $(VENV)/.dev
 gates: $(VENV)/.dev
 	$(BIN)/python -m tests.compile_gate
 	PYTHON=$(BIN)/python bash tests/sanitize.sh
+	PYTHON=$(BIN)/python bash tests/sanitize.sh fuzz 10000
 
 fuzz: $(VENV)/.test
 	$(BIN)/python -m tests.fuzz --seconds 120 $(ARGS)

@@ -35,8 +35,14 @@ class Config:
     """Two byte ranges of one object this near are fetched in one request."""
     request_nbytes: int = 4 * MiB
     """Coalesced requests grow no larger than this."""
-    wave_nbytes: int = 256 * MiB
-    """Device memory that the encoded and decoded chunks of one wave may take, scratch included."""
+    strict: int = 0
+    """1: what has a device form runs on the device, even where the host is expected to be sooner."""
+    untrusted: int = 0
+    """1: chunks come from strangers. nvCOMP is not safe on damaged streams, which can be validated only in
+    part before it decodes them: zstd, zlib and gzip are then left to the host."""
+    wave_nbytes: int = 0
+    """Device memory that the encoded and decoded chunks of the waves of a read may take, scratch included. 0:
+    what the device suggests, 2 GiB where it has that."""
     index_cache_nbytes: int = 64 * MiB
     """Decoded shard indexes kept by each array handle."""
     max_chunk_nbytes: int = 4 * GiB
@@ -65,10 +71,13 @@ def _from_environment() -> Config:
     return _checked(Config(**found))
 
 
+_FROM_0 = ("coalesce_gap", "sim_sanitize", "strict", "untrusted", "wave_nbytes")
+
+
 def _checked(config: Config) -> Config:
     for setting in fields(Config):
         value = getattr(config, setting.name)
-        least = 0 if setting.name in ("coalesce_gap", "sim_sanitize") else 1
+        least = 0 if setting.name in _FROM_0 else 1
         if setting.type == "str" and not isinstance(value, str):
             raise ArgumentError(f"{setting.name}={value!r} is not a string")
         if setting.type == "int" and (type(value) is not int or value < least):

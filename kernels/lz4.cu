@@ -14,8 +14,8 @@
 // sequence, so that many streams have to be in flight.
 //
 // It takes and refuses what LZ4_decompress_safe does, which looks away from the format's rules for the ends of
-// a block where literals and match are short and both ends are far (`roomy`). Only offset 0, of which that
-// makes zeros, is refused here. Nothing outside of a stream's own ranges is read or written.
+// a block where literals and match are short and both ends are far (`roomy`), and makes zeros of a match from
+// offset 0, which the format forbids. Nothing outside of a stream's own ranges is read or written.
 #include "gz.cuh"
 
 GZ_DEVICE bool decoded(const u8* src, u32 n, u8* dst, u32 m, u32 lane) {
@@ -41,13 +41,16 @@ GZ_DEVICE bool decoded(const u8* src, u32 n, u8* dst, u32 m, u32 lane) {
         in += literals + 2, out += literals;
 
         roomy = roomy && length < 15 && offset >= 8;
-        if (offset - 1 >= out) return false;
+        if (offset > out) return false;
         if (length == 15 && !gz_lengthen(src, n, in, length, m - out, lane)) return false;
         length += 4;
         if (!roomy && length + 5 > m - out) return false;
         if (in >= n) return false;
         token = src[in++];
-        gz_repeat(dst + out, offset, length, lane);
+        if (offset)
+            gz_repeat(dst + out, offset, length, lane);
+        else
+            for (u32 i = lane; i < length; i += 32) dst[out + i] = 0;
         out += length;
     }
 }

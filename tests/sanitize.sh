@@ -3,6 +3,7 @@
 #
 #   bash tests/sanitize.sh                 the kernel and device tests
 #   bash tests/sanitize.sh tests/property  any other pytest arguments instead
+#   bash tests/sanitize.sh fuzz 10000      so many chunks that lie (tests/fuzz_kernels.py)
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -19,5 +20,9 @@ export GPUZARR_SIM_SANITIZE=1
 export ASAN_OPTIONS=detect_leaks=0:detect_stack_use_after_return=0:abort_on_error=0
 export UBSAN_OPTIONS=print_stacktrace=1
 export PYTHONDONTWRITEBYTECODE=1
-[[ $# -gt 0 ]] || set -- tests/unit/test_kernels*.py tests/unit/test_device_zstd.py tests/contract/test_device.py
+if [[ ${1:-} == fuzz ]]; then
+    LD_PRELOAD="$library:$stdlib" exec "${PYTHON:-python3}" -m tests.fuzz_kernels --count "${2:-10000}"
+fi
+[[ $# -gt 0 ]] || set -- tests/unit/test_kernels*.py tests/unit/test_device_zstd.py \
+    tests/unit/test_waves.py tests/contract/test_device.py
 LD_PRELOAD="$library:$stdlib" exec "${PYTHON:-python3}" -m pytest -q -p no:cacheprovider --capture=sys "$@"

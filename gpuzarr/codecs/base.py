@@ -18,13 +18,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from math import prod
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gpuzarr import config
-from gpuzarr.device.base import DeviceBuffer, Lane
+from gpuzarr.device.base import DeviceBuffer, Lane, Streams
 from gpuzarr.errors import ChunkError, LimitError, MetadataError
 
 Buffer = bytes | bytearray | memoryview | NDArray[Any]
@@ -74,6 +74,9 @@ class Batch:
     nbytes: NDArray[np.int64]
     notes: NDArray[np.int64] | None = None  # [n, k]
     """What the codec's `inspect` gave of each, where the codec has notes."""
+    planes: NDArray[np.int64] | None = None  # [n, 3]
+    """Decoded but for a shuffle (codecs/planes.py): its kind (0 none, 1 bytes, 2 bits), typesize,
+    blocksize."""
 
     def __len__(self) -> int:
         return len(self.offset)
@@ -82,6 +85,76 @@ class Batch:
 def even(data: DeviceBuffer, nbytes: int, count: int) -> Batch:
     """`count` strings of `nbytes` bytes, one behind the other."""
     return Batch(data, np.arange(count, dtype=np.int64) * nbytes, np.full(count, nbytes, np.int64))
+
+
+def unchanged(batch: Batch, decoded: ChunkSpec) -> Batch:
+    """The batch itself, for codecs whose decoding changes nothing, if its chunks have the promised size."""
+    for nbytes in np.unique(batch.nbytes).tolist():
+        check_size(nbytes, decoded)
+    return batch
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """N encoded chunks in one piece of host memory. `offset` and `nbytes` are int64[n]."""
+
+    data: NDArray[np.uint8]
+    offset: NDArray[np.int64]
+    nbytes: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.offset)
+
+    def peek(self, width: int, at: NDArray[np.int64] | int = 0) -> NDArray[np.uint8]:
+        """uint8[n, width]: the bytes from byte `at` of each chunk on; zeros where it has ended."""
+        index = np.arange(width, dtype=np.int64) + np.asarray(at, np.int64).reshape(-1, 1)
+        inside = (index >= 0) & (index < self.nbytes[:, None])
+        if not inside.any():
+            return np.zeros((len(self), width), np.uint8)
+        found = self.data[np.where(inside, index + self.offset[:, None], self.offset[inside.any(1)][0])]
+        found[~inside] = 0
+        return found
+
+
+def library_refused(decoded: ChunkSpec) -> str | None:
+    """Why `Lane.decompress` does not take chunks that decode to `decoded`, in a few words."""
+    if config.current().untrusted:
+        return "nvCOMP is not safe on chunks from strangers"
+    return None if 0 < (decoded.nbytes or 0) < 1 << 31 else "size known only from the stream"
+
+
+def decompressed(algorithm: str, batch: Batch, decoded: ChunkSpec, lane: Lane) -> Batch:
+    """N chunks that are one stream each, decompressed by `Lane.decompress`."""
+    count, nbytes = len(batch), decoded.limit
+    pitch = -(-nbytes // 16) * 16
+    placed = even(lane.empty(count * pitch), pitch, count)
+    streams = Streams(
+        src=batch.data,
+        src_offset=batch.offset,
+        src_nbytes=batch.nbytes,
+        dst=placed.data,
+        dst_offset=placed.offset,
+        dst_nbytes=np.full(count, nbytes, np.int64),
+        owner=np.arange(count, dtype=np.int32),
+        count=count,
+        largest=nbytes,
+        total=count * nbytes,
+    )
+    lane.decompress(algorithm, streams, lane.faults(count))
+    return replace(placed, nbytes=streams.dst_nbytes)
+
+
+class Rates(NamedTuple):
+    """How fast a codec decodes, in decoded bytes a second, by order of magnitude (engine/route.py)."""
+
+    host: float = 5e9
+    """On one thread."""
+    stream: float = 100e9
+    """One stream on a device."""
+    device: float = 1000e9
+    """Very many streams on a device."""
+    cuts: bool = False
+    """A chunk is many streams."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,9 +170,11 @@ class Codec:
     notes: ClassVar[int] = 0
     """How many numbers `inspect` gives; 0: chunks are not inspected."""
     exceptions: ClassVar[str] = ""
-    """Which chunks `inspect` leaves to the host, for people: `those with zlib inside`."""
-    trailer: ClassVar[int | None] = None
-    """Bytes behind the decoded ones, where the device form does no more than take them off; else None."""
+    """Which chunks are left to the host, for people: `those of several members`."""
+    rates: ClassVar[Rates] = Rates()
+    """For the choice between host and device. By default those of a pass over memory."""
+    lead: ClassVar[int] = 0
+    """The byte of an encoded chunk that the device form would like to find aligned."""
 
     @classmethod
     def from_config(cls, configuration: Mapping[str, Any]) -> Self:
@@ -120,6 +195,11 @@ class Codec:
         """The configuration as a metadata document holds it."""
         return {field.name: getattr(self, field.name) for field in fields(self)}
 
+    @property
+    def trailer(self) -> int | None:
+        """Bytes behind the decoded ones, where the device form does no more than take them off; else None."""
+        return None
+
     def encoded(self, decoded: ChunkSpec) -> ChunkSpec:
         """What encoding makes of `decoded`. A chunk that this codec cannot take is a MetadataError."""
         return decoded.opaque(None)
@@ -138,18 +218,20 @@ class Codec:
         """Why `decoded` has no device form, in a few words; None if `decode_batch` takes it."""
         return "no device form"
 
-    def inspect(self, chunk: NDArray[np.uint8], decoded: ChunkSpec) -> tuple[int, ...] | str:
-        """Of one encoded chunk, on the host, before it crosses: what the launch has to know of it; or why it
-        has no device form, in a few words, and then the host decodes it. Reads headers only; those that lie
-        are a ChunkError. Stages before an inspected one leave the bytes where they are or run on the host."""
-        return ()
+    def inspect(self, stored: Stored, decoded: ChunkSpec) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+        """Of N encoded chunks, on the host, before they cross: `notes` [n, k], what the launch has to know of
+        each, and which of them [n] the device form takes. The others are decoded by the host, which says
+        what is wrong with them, if anything is. Reads headers only. Stages before an inspected one leave the
+        bytes where they are or run on the host."""
+        raise NotImplementedError
 
     def scratch(self, decoded: ChunkSpec) -> int:
         """Device bytes that `decode_batch` takes for each chunk, besides the decoded ones."""
         return 0
 
     def decode_batch(self, batch: Batch, decoded: ChunkSpec, lane: Lane) -> Batch:
-        """N encoded chunks in device memory, decoded. Every chunk decodes to the same `decoded`."""
+        """N encoded chunks in device memory, decoded. Every chunk decodes to the same `decoded`. What cannot
+        be decoded sets its entry of `lane.faults`, and the host has the last word on it."""
         raise NotImplementedError
 
 

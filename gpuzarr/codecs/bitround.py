@@ -13,8 +13,9 @@ from typing import Any, ClassVar, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from gpuzarr.codecs.base import Buffer, ChunkSpec, Codec, Kind, as_array
+from gpuzarr.codecs.base import Batch, Buffer, ChunkSpec, Codec, Kind, as_array, unchanged
 from gpuzarr.codecs.registry import codec
+from gpuzarr.device.base import Lane
 from gpuzarr.errors import MetadataError
 
 MANTISSA: Final = {
@@ -49,6 +50,14 @@ class BitRound(Codec):
     def decode(self, chunk: Buffer, decoded: ChunkSpec, out: NDArray[np.uint8] | None = None) -> Buffer:
         """The values as they are."""
         return as_array(chunk, decoded)
+
+    def host_only(self, decoded: ChunkSpec) -> str | None:
+        """Nothing is to be done on the device."""
+        return "size known only from the stream" if decoded.nbytes is None else None
+
+    def decode_batch(self, batch: Batch, decoded: ChunkSpec, lane: Lane) -> Batch:
+        """The values as they are."""
+        return unchanged(batch, decoded)
 
     def encode(self, chunk: Buffer, decoded: ChunkSpec) -> Buffer:
         """Round."""

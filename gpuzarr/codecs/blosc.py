@@ -7,24 +7,37 @@ numcodecs `blosc`).
 
 c-blosc believes what the header says, so `read_header` checks it against the bytes that are there.
 
-Device form: kernels/blosc.cu finds the streams of all blocks of all chunks, kernels/lz4.cu and blosclz.cu
-decode them, each in one launch, and kernels/blosc.cu undoes the shuffles. What a launch has to know of a
-container is read on the host before it crosses; containers of other inner codecs are decoded there.
+Device form: kernels/blosc.cu finds the streams of all blocks of all chunks, kernels/lz4.cu, blosclz.cu and
+nvCOMP decode them, each in one launch, and kernels/unshuffle.cu undoes the shuffles. What a launch has to
+know of a container is read on the host before it crosses; one with snappy inside is decoded there.
 """
 
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Final, NamedTuple
 
 import numpy as np
 from numcodecs import blosc
 from numpy.typing import NDArray
 
-from gpuzarr.codecs.base import Batch, Buffer, ChunkSpec, Codec, as_bytes, check_size
+from gpuzarr import config
+from gpuzarr.codecs.base import (
+    Batch,
+    Buffer,
+    ChunkSpec,
+    Rates,
+    Stored,
+    as_bytes,
+    check_size,
+    even,
+    library_refused,
+)
+from gpuzarr.codecs.planes import Shuffled
 from gpuzarr.codecs.registry import codec
-from gpuzarr.device.base import DeviceBuffer, Lane
+from gpuzarr.codecs.zstd import zstd_scratch
+from gpuzarr.device.base import DeviceBuffer, Lane, Streams
 from gpuzarr.errors import ArgumentError, ChunkError, MetadataError, UnsupportedError
 
 MAX_NBYTES: Final = 2**31 - 1 - 16
@@ -32,11 +45,14 @@ MAX_NBYTES: Final = 2**31 - 1 - 16
 CNAMES: Final = ("blosclz", "lz4", "lz4hc", "snappy", "zlib", "zstd")
 SHUFFLES: Final = {"noshuffle": 0, "shuffle": 1, "bitshuffle": 2}
 BYTE_SHUFFLED, MEMCPYED, BIT_SHUFFLED, FUTURE, UNSPLIT = 0x01, 0x02, 0x04, 0x08, 0x10
-BLOSCLZ, LZ4, SNAPPY = 0, 1, 2
+RAW, BLOSCLZ, LZ4, SNAPPY, ZLIB, ZSTD = -1, 0, 1, 2, 3, 4
+"""Inner codecs; RAW: the payload is stored as it is."""
+MOST_FRAMES, FRAME_NBYTES = 16, 8 << 10
+"""More zstd frames than these, and one for so many bytes, would take too much scratch memory."""
+LIBRARY: Final = ("zlib", "zstd")
+"""Inner codecs that are left to nvCOMP."""
 MOST_SPLITS, LEAST_STREAM = 16, 128
 """c-blosc splits a block into so many streams at most, and into none of fewer bytes."""
-TILE_NBYTES: Final = 8192
-"""What kernels/blosc.cu shuffles back at once."""
 COPIED_NBYTES: Final = 32 << 10
 """Of a payload that is stored as it is, what one warp copies."""
 ALIGNED: Final = 16
@@ -70,15 +86,14 @@ class Header(NamedTuple):
 
 
 class Notes(NamedTuple):
-    """A row of `Batch.notes`, as kernels/blosc.cu reads it."""
+    """The columns of `Batch.notes`, as kernels/blosc.cu reads them."""
 
-    inner: int
-    """-1: stored as it is."""
-    shuffle: int
-    typesize: int
-    blocksize: int
-    splits: int
-    cbytes: int
+    inner: NDArray[np.int64]
+    shuffle: NDArray[np.int64]
+    typesize: NDArray[np.int64]
+    blocksize: NDArray[np.int64]
+    splits: NDArray[np.int64]
+    cbytes: NDArray[np.int64]
 
 
 def read_header(stored: NDArray[np.uint8]) -> Header:
@@ -124,7 +139,7 @@ def _read_sizes(stored: NDArray[np.uint8]) -> Header:
 
 @codec("blosc", "numcodecs.blosc", v2="blosc")
 @dataclass(frozen=True, slots=True)
-class Blosc(Codec):
+class Blosc(Shuffled):
     """`shuffle` is a name (v3) or a number (v2; -1 takes bits for one-byte values and bytes for others).
     `typesize`, where None, is the item size of what is encoded; `blocksize` 0 leaves the choice to
     c-blosc."""
@@ -135,7 +150,8 @@ class Blosc(Codec):
     blocksize: int = 0
     typesize: int | None = None
     notes: ClassVar[int] = len(Notes._fields)
-    exceptions: ClassVar[str] = "those with zlib or zstd inside"
+    rates: ClassVar[Rates] = Rates(host=3e9, stream=1e9, device=150e9, cuts=True)
+    exceptions: ClassVar[str] = "those with snappy or very many blocks inside"
 
     def __post_init__(self) -> None:
         known = (
@@ -189,99 +205,113 @@ class Blosc(Codec):
         """The device takes chunks of known size. Where the array says what else is inside, the host does."""
         if not decoded.nbytes:
             return "size known only from the stream" if decoded.nbytes is None else "no bytes"
-        known = self.cname in ("blosclz", "lz4", "lz4hc")
-        return None if known else f"{self.cname} inside has no device form"
+        if self.cname in LIBRARY:
+            return library_refused(decoded)
+        return "snappy inside has no device form" if self.cname == "snappy" else None
 
-    def inspect(self, chunk: NDArray[np.uint8], decoded: ChunkSpec) -> Notes | str:
-        """What the header says. The kernels check the rest."""
-        header = _read_sizes(chunk)
-        check_size(header.nbytes, decoded)
-        if header.memcpyed:  # in blocks of any size, for there are none
-            return Notes(-1, 0, 1, min(header.nbytes, COPIED_NBYTES), 1, header.cbytes)
-        inner = header.inner
-        if inner > LZ4:
-            return "another inner codec"
-        if header.inner_version != 1:
-            return "another version of its inner codec"
-        if header.blocksize < min(LEAST_STREAM, header.nbytes):
-            return f"blocks of under {LEAST_STREAM} bytes"
-        shuffle = 0
-        if header.flags & BYTE_SHUFFLED and header.typesize > 1:
-            shuffle = 1
-        elif header.flags & BIT_SHUFFLED:
-            shuffle = 2
-        return Notes(inner, shuffle, header.typesize, header.blocksize, header.splits, header.cbytes)
+    def inspect(self, stored: Stored, decoded: ChunkSpec) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+        """What the headers say. The kernels check the rest."""
+        head = stored.peek(_HEADER.size)
+        version, inner_version, flags, typesize = head[:, :4].astype(np.int64).T
+        nbytes, blocksize, cbytes = head[:, 4:].copy().view("<i4").astype(np.int64).T
+        sound = (version == 2) & (flags & FUTURE == 0) & (typesize > 0) & (nbytes == decoded.nbytes)
+        sound &= (blocksize > 0) & (blocksize <= nbytes) & (cbytes >= 16) & (cbytes <= stored.nbytes)
+        typesize, blocksize = np.maximum(typesize, 1), np.maximum(blocksize, 1)
+        small = (typesize > MOST_SPLITS) | (blocksize // typesize < LEAST_STREAM)
+        splits = np.where(small | (flags & UNSPLIT != 0), 1, typesize)
+        inner = flags >> 5
+        known = [BLOSCLZ, LZ4, *self._library()]
+        compressed = np.isin(inner, known) & (inner_version == 1) & (blocksize % splits == 0)
+        compressed &= blocksize >= np.minimum(LEAST_STREAM, nbytes)  # so that streams are not too many
+        compressed &= 16 + 4 * -(-nbytes // blocksize) <= cbytes - 4
+        frames = -(-nbytes // blocksize) * splits
+        compressed &= (inner != ZSTD) | (frames <= MOST_FRAMES + nbytes // FRAME_NBYTES)
+        plain = flags & MEMCPYED != 0
+        taken = sound & np.where(plain, cbytes == nbytes + 16, compressed)
+        byte_shuffled = (flags & BYTE_SHUFFLED != 0) & (typesize > 1)
+        shuffle = np.where(byte_shuffled, 1, np.where(flags & BIT_SHUFFLED != 0, 2, 0))
+        blocksize = np.where(plain, np.minimum(nbytes, COPIED_NBYTES), blocksize)
+        notes = Notes(
+            inner=np.where(plain, -1, inner),
+            shuffle=np.where(plain, 0, shuffle),
+            typesize=np.where(plain, 1, typesize),
+            blocksize=blocksize,
+            splits=np.where(plain, 1, splits),
+            cbytes=cbytes,
+        )
+        return np.stack(notes, axis=1), taken
+
+    def _library(self) -> list[int]:
+        """The inner codecs that go to nvCOMP here: zstd only where the array says so, for its scratch."""
+        if config.current().untrusted:
+            return []
+        return [ZLIB, ZSTD] if self.cname == "zstd" else [ZLIB]
 
     def scratch(self, decoded: ChunkSpec) -> int:
-        """The bytes before they are shuffled back, and rows for as many streams as there can be."""
-        nbytes = decoded.nbytes or 0
-        return nbytes + ALIGNED + _Streams.ROW_NBYTES * (nbytes // LEAST_STREAM + 1)
+        """The bytes before they are shuffled back, rows for as many streams as there can be, and what nvCOMP
+        takes."""
+        nbytes, row = decoded.nbytes or 0, _Streams.ROW_NBYTES
+        library = 0
+        if self.cname in LIBRARY:
+            row += 64
+            library = zstd_scratch(nbytes, MOST_FRAMES + nbytes // FRAME_NBYTES)
+            library = library if self.cname == "zstd" else nbytes
+        return nbytes + ALIGNED + row * (nbytes // LEAST_STREAM + 1) + library
 
-    def decode_batch(self, batch: Batch, decoded: ChunkSpec, lane: Lane) -> Batch:
-        """Device form: kernels/blosc.cu, lz4.cu, blosclz.cu."""
-        nbytes, notes = decoded.nbytes or 0, batch.notes
-        if notes is None or notes.shape != (len(batch), self.notes):
+    def decode_planes(self, batch: Batch, decoded: ChunkSpec, lane: Lane) -> Batch:
+        """Device form: kernels/blosc.cu, then lz4.cu, blosclz.cu and nvCOMP, each for the streams of its
+        own."""
+        nbytes, notes, count = decoded.nbytes or 0, batch.notes, len(batch)
+        if notes is None or notes.shape != (count, self.notes):
             raise ChunkError("containers that were not inspected", codec=self.name)
-        inner, shuffle, typesize, blocksize, splits, cbytes = notes.T
+        inner, _, _, blocksize, splits, cbytes = notes.T
         if np.any(cbytes > batch.nbytes):
             raise ChunkError("a Blosc container that is larger than its chunk", codec=self.name)
         pitch = -(-nbytes // ALIGNED) * ALIGNED
-        shuffled = np.flatnonzero(shuffle)
-        memory = lane.empty(pitch * (len(batch) + len(shuffled)))
-        offset = np.arange(len(batch), dtype=np.int64) * pitch
-        into = offset.copy()  # where the streams go: behind all results, if they are shuffled
-        into[shuffled] = pitch * (len(batch) + np.arange(len(shuffled)))
-        fault = lane.faults(len(batch), self.name, "damaged Blosc blocks")
+        placed = even(lane.empty(pitch * count), pitch, count)
+        fault = lane.faults(count)
 
         blocks = -(-nbytes // blocksize)
         streams = blocks * splits - np.where(nbytes % blocksize, splits - 1, 0)
-        late = inner == BLOSCLZ  # these come behind the others, so that either kernel has rows side by side
-        order = np.argsort(late, kind="stable")
-        first = np.empty(len(batch), np.int64)
+        kind = np.maximum(inner, BLOSCLZ)  # by inner codec, so that each has its rows side by side
+        kind[inner == RAW] = LZ4
+        order = np.argsort(kind, kind="stable")
+        first = np.empty(count, np.int64)
         first[order] = np.cumsum(streams[order]) - streams[order]
         table = _Streams.on(lane, int(streams.sum()))
         most = int(blocks.max())
         lane.launch(
             "gz_blosc_walk",
-            -(-len(batch) * most // 128),
+            -(-count * most // 128),
             128,
             src=batch.data,
             offset=batch.offset,
             notes=notes,
-            into=into,
+            into=placed.offset,
             first=first,
             **table.columns(),
             fault=fault,
             nbytes=nbytes,
             pitch=most,
-            chunks=len(batch),
+            chunks=count,
         )
-        lz4 = int(streams[~late].sum())
-        rest = table.count - lz4
-        places = {"src": batch.data, "dst": memory, "fault": fault}
-        if lz4:
-            rows = table.columns(0, lz4)
-            lane.launch("gz_lz4", -(-lz4 // 2), 64, **places, **rows, streams=lz4, sized=0)
-        if rest:
-            rows = table.columns(lz4, rest)
-            lane.launch("gz_blosclz", -(-rest // 2), 64, **places, **rows, streams=rest)
-        if len(shuffled):
-            width = np.maximum(TILE_NBYTES // typesize // 32 * 32, 32)
-            tiles = np.maximum(-(-(blocksize // typesize) // width), 1) * blocks
-            most = int(tiles[shuffled].max())
-            lane.launch(
-                "gz_blosc_unshuffle",
-                len(shuffled) * most,
-                128,
-                src=memory,
-                src_offset=into[shuffled],
-                dst=memory,
-                dst_offset=offset[shuffled],
-                notes=notes[shuffled],
-                nbytes=nbytes,
-                pitch=most,
-            )
-        return Batch(memory, offset, np.full(len(batch), nbytes, np.int64))
+        places: dict[str, Any] = {"src": batch.data, "dst": placed.data}
+        for one in np.unique(kind).tolist():
+            mine = np.flatnonzero(kind == one)
+            begin, many = int(first[mine].min()), int(streams[mine].sum())
+            rows = {**places, **table.columns(begin, many)}
+            if one == LZ4:
+                lane.launch("gz_lz4", -(-many // 2), 64, **rows, fault=fault, streams=many, sized=0)
+            elif one == BLOSCLZ:
+                lane.launch("gz_blosclz", -(-many // 2), 64, **rows, fault=fault, streams=many)
+            else:
+                share = np.maximum(blocksize // splits, nbytes % blocksize)[mine]
+                found = Streams(
+                    **rows, count=many, largest=int(share.max()), total=len(mine) * nbytes, stored=True
+                )
+                lane.decompress("zlib" if one == ZLIB else "zstd", found, fault)
+        sizes = np.full(count, nbytes, np.int64)
+        return replace(placed, nbytes=sizes, planes=np.ascontiguousarray(notes[:, 1:4]))
 
 
 @dataclass(frozen=True, slots=True)

@@ -82,11 +82,11 @@ class Chain:
         return self.arranged(self.run(chunk, 0, len(self.stages), out))
 
     def run(self, chunk: Buffer, first: int, last: int, out: NDArray[np.uint8] | None = None) -> Buffer:
-        """Stages `first` to `last` (exclusive) on the host."""
+        """Stages `first` to `last` (exclusive) on the host. `out` is for what the last of them gives."""
         for position in range(first, last):
             stage = self.stages[position]
             try:
-                into = out if position == len(self.stages) - 1 else None
+                into = out if position == last - 1 else None
                 chunk = stage.codec.decode(chunk, stage.decoded, into)
             except GpuzarrError as error:
                 error.located(codec=stage.name)

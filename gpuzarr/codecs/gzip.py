@@ -8,14 +8,25 @@ from __future__ import annotations
 
 import zlib
 from dataclasses import dataclass
-from typing import Final
+from typing import ClassVar, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gpuzarr.codecs.base import Buffer, ChunkSpec, Codec, as_bytes, check_size
+from gpuzarr.codecs.base import (
+    Batch,
+    Buffer,
+    ChunkSpec,
+    Codec,
+    Rates,
+    as_bytes,
+    check_size,
+    decompressed,
+    library_refused,
+)
 from gpuzarr.codecs.registry import codec
 from gpuzarr.codecs.zlib import inflater
+from gpuzarr.device.base import Lane
 from gpuzarr.errors import ChunkError, MetadataError
 
 WBITS: Final = zlib.MAX_WBITS | 16
@@ -31,6 +42,9 @@ class Gzip(Codec):
     """`level` is 0 to 9; -1 is zlib's own default."""
 
     level: int = 1
+    lead: ClassVar[int] = 10
+    rates: ClassVar[Rates] = Rates(host=0.7e9, stream=0.1e9, device=30e9)
+    exceptions: ClassVar[str] = "those of several members"
 
     def __post_init__(self) -> None:
         if type(self.level) is not int or not -1 <= self.level <= 9:
@@ -66,3 +80,11 @@ class Gzip(Codec):
     def encode(self, chunk: Buffer, decoded: ChunkSpec) -> Buffer:
         """One member without a time, so that equal chunks are equal bytes."""
         return zlib.compress(as_bytes(chunk), self.level, WBITS)
+
+    def host_only(self, decoded: ChunkSpec) -> str | None:
+        """The device has to know the size."""
+        return library_refused(decoded)
+
+    def decode_batch(self, batch: Batch, decoded: ChunkSpec, lane: Lane) -> Batch:
+        """Device form: nvCOMP, then kernels/crc.cu."""
+        return decompressed("gzip", batch, decoded, lane)

@@ -1,5 +1,5 @@
 """Bob Jenkins' lookup3 hash of the bytes before it, as HDF5 checks its metadata (numcodecs
-`jenkins_lookup3`)."""
+`jenkins_lookup3`). Each step needs the one before, so it has no device form."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ import numpy as np
 from numcodecs.jenkins import jenkins_lookup3
 from numpy.typing import NDArray
 
-from gpuzarr.codecs.base import Buffer, ChunkSpec, Codec, as_bytes, check_size
+from gpuzarr.codecs.checksum import Checksum
 from gpuzarr.codecs.registry import codec
-from gpuzarr.errors import ChecksumError, ChunkError, MetadataError
+from gpuzarr.errors import MetadataError
 
 
 @codec("numcodecs.jenkins_lookup3", "jenkins_lookup3", v2="jenkins_lookup3")
 @dataclass(frozen=True, slots=True)
-class JenkinsLookup3(Codec):
-    """Four little-endian bytes at the end. `prefix` is hashed before the chunk, starting from `initval`."""
+class JenkinsLookup3(Checksum):
+    """`prefix` is hashed before the chunk, starting from `initval`."""
 
     initval: int = 0
     prefix: tuple[int, ...] | None = None
@@ -50,25 +50,3 @@ class JenkinsLookup3(Codec):
         if self.prefix:
             covered = np.concatenate((np.array(self.prefix, np.uint8), covered))
         return int(jenkins_lookup3(covered, self.initval)) & 0xFFFFFFFF
-
-    def encoded(self, decoded: ChunkSpec) -> ChunkSpec:
-        """Four bytes more."""
-        return decoded.opaque(None if decoded.nbytes is None else decoded.nbytes + 4)
-
-    def decode(self, chunk: Buffer, decoded: ChunkSpec, out: NDArray[np.uint8] | None = None) -> Buffer:
-        """The covered bytes, without copying them."""
-        stored = as_bytes(chunk)
-        if stored.nbytes < 4:
-            raise ChunkError(f"{stored.nbytes} bytes cannot hold a 32-bit checksum")
-        check_size(stored.nbytes - 4, decoded)
-        expected, computed = int.from_bytes(stored[-4:].tobytes(), "little"), self.checksum(stored[:-4])
-        if expected != computed:
-            raise ChecksumError(f"jenkins_lookup3 is {computed:08x} where {expected:08x} is stored")
-        return stored[:-4]
-
-    def encode(self, chunk: Buffer, decoded: ChunkSpec) -> Buffer:
-        """The bytes with their checksum."""
-        covered = as_bytes(chunk)
-        return np.concatenate(
-            (covered, np.frombuffer(self.checksum(covered).to_bytes(4, "little"), np.uint8))
-        )

@@ -5,13 +5,13 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
-from typing import Final
+from typing import ClassVar, Final
 
 import numpy as np
 from numcodecs import lz4
 from numpy.typing import NDArray
 
-from gpuzarr.codecs.base import Batch, Buffer, ChunkSpec, Codec, as_bytes, check_size, even
+from gpuzarr.codecs.base import Batch, Buffer, ChunkSpec, Codec, Rates, as_bytes, check_size, even
 from gpuzarr.codecs.registry import codec
 from gpuzarr.device.base import Lane
 from gpuzarr.errors import ArgumentError, ChunkError, MetadataError
@@ -27,6 +27,7 @@ class LZ4(Codec):
     """The larger `acceleration`, the faster and the larger the result; less than 1 means 1."""
 
     acceleration: int = 1
+    rates: ClassVar[Rates] = Rates(host=3e9, stream=1e9, device=150e9)
 
     def __post_init__(self) -> None:
         if type(self.acceleration) is not int or abs(self.acceleration) >= 2**31:
@@ -83,7 +84,7 @@ class LZ4(Codec):
             dst_offset=placed.offset,
             dst_nbytes=sizes,
             owner=np.arange(count, dtype=np.int32),
-            fault=lane.faults(count, self.name, f"not {nbytes} bytes in an LZ4 block"),
+            fault=lane.faults(count),
             streams=count,
             sized=1,
         )

@@ -1,5 +1,5 @@
 """Values in as many bits as they need (zarr-extensions `packbits`), and booleans eight to a byte (numcodecs
-`packbits`).
+`packbits`). Device form: kernels/packbits.cu.
 
 The two differ in the order of bits: `packbits` fills each byte from its lowest bit on, numcodecs' from its
 highest.
@@ -19,8 +19,9 @@ from typing import Any, ClassVar, Final, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from gpuzarr.codecs.base import Buffer, ChunkSpec, Codec, Kind, as_array, as_bytes, check_size
+from gpuzarr.codecs.base import Batch, Buffer, ChunkSpec, Codec, Kind, as_array, as_bytes, check_size, even
 from gpuzarr.codecs.registry import codec
+from gpuzarr.device.base import Lane
 from gpuzarr.errors import ChunkError, MetadataError
 
 NARROW: Final = {
@@ -34,6 +35,8 @@ NARROW: Final = {
     "float6_e3m2fn": 6,
 }
 """Bits of the types that take less than their byte in memory."""
+
+_TILE = 32 << 10  # decoded bytes that one block makes
 
 
 @codec("packbits")
@@ -102,7 +105,7 @@ class PackBits(Codec):
         plain[:, first:end] = np.unpackbits(stored, count=bits, bitorder="little").reshape(
             components, end - first
         )
-        if decoded.dtype.kind == "i" or decoded.dtype.name in ("int2", "int4"):
+        if _is_signed(decoded.dtype):
             plain[:, end : NARROW.get(decoded.dtype.name, width)] = plain[:, end - 1 : end]
         values = np.packbits(plain, axis=1, bitorder="little")
         return _in_order(values, decoded).view(decoded.dtype).reshape(decoded.shape)
@@ -118,12 +121,67 @@ class PackBits(Codec):
         parts = {"none": (packed,), "first_byte": (padding, packed), "last_byte": (packed, padding)}
         return np.concatenate(parts[self.padding_encoding])
 
+    def host_only(self, decoded: ChunkSpec) -> str | None:
+        """The device takes values of every type but long double."""
+        return "values of more than 64 bits" if self._bits(decoded)[0] > 64 else None
+
+    def decode_batch(self, batch: Batch, decoded: ChunkSpec, lane: Lane) -> Batch:
+        """Device form: kernels/packbits.cu."""
+        width, first, end = self._bits(decoded)
+        components, bits, nbytes = self._sizes(decoded)
+        counter = {"none": -1, "first_byte": 0, "last_byte": nbytes}[self.padding_encoding]
+        return _unpacked(
+            batch,
+            self.encoded(decoded),
+            lane,
+            count=components,
+            counter=counter,
+            padding=8 * nbytes - bits,
+            lead=int(counter == 0),
+            size=width // 8,
+            bits=end - first,
+            first=first,
+            top=NARROW.get(decoded.dtype.name, width) if _is_signed(decoded.dtype) else end,
+            is_signed=int(_is_signed(decoded.dtype)),
+            highest=0,
+            swap=int(_is_big(decoded.dtype)),
+        )
+
+
+def _unpacked(batch: Batch, encoded: ChunkSpec, lane: Lane, *, count: int, size: int, **form: int) -> Batch:
+    """`count` components of `size` bytes from each chunk, which are all as long as `encoded`."""
+    for nbytes in np.unique(batch.nbytes).tolist():
+        check_size(nbytes, encoded)
+    nbytes, chunks = count * size, len(batch)
+    pitch, tiles = -(-nbytes // 16) * 16, max(-(-nbytes // _TILE), 1)
+    placed = even(lane.empty(pitch * chunks), pitch, chunks)
+    lane.launch(
+        *("gz_unpackbits", chunks * tiles, 256),
+        src=batch.data,
+        offset=batch.offset,
+        dst=placed.data,
+        fault=lane.faults(chunks),
+        count=count,
+        size=size,
+        pitch=pitch,
+        tiles=tiles,
+        **form,
+    )
+    return Batch(placed.data, placed.offset, np.full(chunks, nbytes, np.int64))
+
+
+def _is_signed(dtype: np.dtype[Any]) -> bool:
+    return dtype.kind == "i" or dtype.name in ("int2", "int4")
+
+
+def _is_big(dtype: np.dtype[Any]) -> bool:
+    return dtype.newbyteorder("<") != dtype
+
 
 def _in_order(values: NDArray[np.uint8], decoded: ChunkSpec) -> NDArray[np.uint8]:
     """The bytes [n, width] of components with the lowest first where they are in the chunk's order, and the
     reverse."""
-    big = decoded.dtype.newbyteorder("<") != decoded.dtype
-    return np.ascontiguousarray(values[:, ::-1] if big else values).reshape(-1)
+    return np.ascontiguousarray(values[:, ::-1] if _is_big(decoded.dtype) else values).reshape(-1)
 
 
 @codec("numcodecs.packbits", v2="packbits")
@@ -152,3 +210,27 @@ class PackBooleans(Codec):
         """Any byte but zero is true."""
         plain = as_bytes(chunk)
         return np.concatenate((np.array([-plain.nbytes % 8], np.uint8), np.packbits(plain)))
+
+    def host_only(self, decoded: ChunkSpec) -> str | None:
+        """The device takes all chunks."""
+        return None
+
+    def decode_batch(self, batch: Batch, decoded: ChunkSpec, lane: Lane) -> Batch:
+        """Device form: kernels/packbits.cu."""
+        count = decoded.limit
+        return _unpacked(
+            batch,
+            self.encoded(decoded),
+            lane,
+            count=count,
+            counter=0,
+            padding=-count % 8,
+            lead=1,
+            size=1,
+            bits=1,
+            first=0,
+            top=1,
+            is_signed=0,
+            highest=1,
+            swap=0,
+        )

@@ -11,8 +11,9 @@ from numcodecs.quantize import Quantize as Numcodecs
 from numpy.typing import NDArray
 
 from gpuzarr.codecs.astype import parse_dtype, retyped
-from gpuzarr.codecs.base import Buffer, ChunkSpec, Codec, Kind, as_array
+from gpuzarr.codecs.base import Batch, Buffer, ChunkSpec, Codec, Kind, as_array, unchanged
 from gpuzarr.codecs.registry import codec
+from gpuzarr.device.base import Lane
 from gpuzarr.errors import MetadataError
 
 
@@ -50,6 +51,17 @@ class Quantize(Codec):
         """Cast back; what was rounded stays rounded."""
         with np.errstate(all="ignore"):
             return as_array(chunk, self.encoded(decoded)).astype(self._plain(decoded).dtype, copy=False)
+
+    def host_only(self, decoded: ChunkSpec) -> str | None:
+        """Nothing is to be done on the device, unless the values are stored as another type."""
+        plain, stored = self._plain(decoded), self.encoded(decoded)
+        if decoded.nbytes is None:
+            return "size known only from the stream"
+        return None if plain.dtype == stored.dtype else f"{stored.dtype} cast to {plain.dtype}"
+
+    def decode_batch(self, batch: Batch, decoded: ChunkSpec, lane: Lane) -> Batch:
+        """The values as they are."""
+        return unchanged(batch, decoded)
 
     def encode(self, chunk: Buffer, decoded: ChunkSpec) -> Buffer:
         """Round."""

@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numcodecs.shuffle import Shuffle as Reference
 from numpy.typing import NDArray
 
-from gpuzarr.codecs.base import Batch, Buffer, ChunkSpec, Codec, as_bytes, check_size, even
+from gpuzarr.codecs.base import Batch, Buffer, ChunkSpec, as_bytes, check_size, unchanged
+from gpuzarr.codecs.planes import MOST_TYPESIZE, Shuffled
 from gpuzarr.codecs.registry import codec
 from gpuzarr.device.base import Lane
 from gpuzarr.errors import ChunkError
 
-TILE_NBYTES = 64 << 10
-"""What one block of the device form decodes."""
-
 
 @codec("numcodecs.shuffle", v2="shuffle")
 @dataclass(frozen=True, slots=True)
-class Shuffle(Codec):
+class Shuffle(Shuffled):
     """`elementsize` is in bytes; 0 (as NCZarr writes it) or None means the item size of the array."""
 
     elementsize: int | None = 4
@@ -59,29 +57,16 @@ class Shuffle(Codec):
         """The device takes every chunk of known size."""
         if decoded.nbytes is None:
             return "size known only from the stream"
-        return "not whole elements" if decoded.nbytes % max(self._size(decoded), 1) else None
+        size = max(self._size(decoded), 1)
+        if size > MOST_TYPESIZE:
+            return f"elements of over {MOST_TYPESIZE} bytes"
+        return "not whole elements" if decoded.nbytes % size else None
 
-    def decode_batch(self, batch: Batch, decoded: ChunkSpec, lane: Lane) -> Batch:
-        """Device form: kernels/unshuffle.cu."""
-        size, nbytes = self._size(decoded), decoded.nbytes
-        for stored in np.unique(batch.nbytes).tolist():
-            check_size(stored, decoded)
-        if size <= 1 or not nbytes:
-            return batch
-        out = lane.empty(len(batch) * nbytes)
-        tiles = -(-nbytes // TILE_NBYTES)
-        lane.launch(
-            "gz_unshuffle",
-            len(batch) * tiles,
-            256,
-            src=batch.data,
-            offset=batch.offset,
-            dst=out,
-            nbytes=nbytes,
-            itemsize=size,
-            tiles=tiles,
-        )
-        return even(out, nbytes, len(batch))
+    def decode_planes(self, batch: Batch, decoded: ChunkSpec, lane: Lane) -> Batch:
+        """Nothing is to be done before."""
+        size = max(self._size(decoded), 1)
+        planes = np.array([size > 1, size, max(decoded.nbytes or 0, 1)], np.int64)
+        return replace(unchanged(batch, decoded), planes=np.tile(planes, (len(batch), 1)))
 
 
 def _bytes(result: Buffer) -> NDArray[np.uint8]:

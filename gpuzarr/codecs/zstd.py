@@ -15,7 +15,18 @@ import numpy as np
 from numcodecs import zstd
 from numpy.typing import NDArray
 
-from gpuzarr.codecs.base import Batch, Buffer, ChunkSpec, Codec, as_bytes, check_size, even
+from gpuzarr.codecs.base import (
+    Batch,
+    Buffer,
+    ChunkSpec,
+    Codec,
+    Rates,
+    Stored,
+    as_bytes,
+    check_size,
+    decompressed,
+    library_refused,
+)
 from gpuzarr.codecs.registry import codec
 from gpuzarr.device.base import Lane
 from gpuzarr.errors import ChunkError, LimitError, MetadataError
@@ -23,7 +34,6 @@ from gpuzarr.errors import ChunkError, LimitError, MetadataError
 MAGIC: Final = 0xFD2FB528
 SKIPPABLE: Final = 0x184D2A50  # the last four bits are free
 MAX_BLOCK: Final = 128 << 10
-DEVICE_LIMIT: Final = (1 << 31) - 1  # of what nvCOMP decompresses a frame to
 
 _MAGIC_AND_DESCRIPTOR: Final = struct.Struct("<IB")
 _UINT32: Final = struct.Struct("<I")
@@ -121,6 +131,7 @@ class Zstd(Codec):
     level: int = 0
     checksum: bool = False
     notes: ClassVar[int] = 1
+    rates: ClassVar[Rates] = Rates(host=1e9, stream=0.4e9, device=30e9)
     exceptions: ClassVar[str] = "those of several frames, of unknown size, or with a checksum"
 
     def __post_init__(self) -> None:
@@ -154,28 +165,34 @@ class Zstd(Codec):
 
     def host_only(self, decoded: ChunkSpec) -> str | None:
         """The device has to know the size."""
-        return (
-            None if decoded.nbytes and decoded.nbytes <= DEVICE_LIMIT else "size known only from the stream"
-        )
+        return library_refused(decoded)
 
-    def inspect(self, chunk: NDArray[np.uint8], decoded: ChunkSpec) -> tuple[int, ...] | str:
-        """nvCOMP gets what it is known to take: one frame that says its size, without a dictionary or a
-        checksum. The blocks are walked, so what a frame claims was compared with what it can hold."""
-        found = list(frames(chunk))
-        if len(found) != 1 or not found[0].content:
-            return "several frames, or none that says its size"
-        check_size(found[0].content, decoded)
-        return "a checksum or a dictionary" if found[0].checksum or chunk[4] & 3 else (0,)
+    def inspect(self, stored: Stored, decoded: ChunkSpec) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+        """nvCOMP gets what it is known to take: a frame that says its size, without a dictionary or a
+        checksum. That it is one whole frame is seen by kernels/streams.cu."""
+        head = stored.peek(18)
+        taken = (head[:, :4].copy().view("<u4")[:, 0] == MAGIC) & (head[:, 4] & 0x0F == 0)
+        code, single = head[:, 4] >> 6, head[:, 4] >> 5 & 1
+        width = np.where(code == 0, single, 1 << code)
+        begin = 6 - single.astype(np.int64)
+        field = stored.peek(8, begin)
+        field[np.arange(8) >= width[:, None]] = 0
+        content = field.view("<u8")[:, 0] + np.where(width == 2, 256, 0).astype(np.uint64)
+        taken &= (width > 0) & (content == decoded.limit)
+        return np.zeros((len(stored), 1), np.int64), taken
 
     def scratch(self, decoded: ChunkSpec) -> int:
-        """What nvCOMP asks for: some three times the decoded bytes."""
-        return 3 * decoded.limit + decoded.limit // 8 + 4096
+        """What nvCOMP asks for."""
+        return zstd_scratch(decoded.limit, 1)
 
     def decode_batch(self, batch: Batch, decoded: ChunkSpec, lane: Lane) -> Batch:
         """Device form: nvCOMP."""
-        nbytes = decoded.limit
-        plain = lane.decompress("zstd", batch.data, batch.offset, batch.nbytes, nbytes, self.name)
-        return even(plain, nbytes, len(batch))
+        return decompressed("zstd", batch, decoded, lane)
+
+
+def zstd_scratch(nbytes: int, frames: int) -> int:
+    """No less than nvCOMP asks for, for frames that give so many bytes together (a test compares)."""
+    return 3 * nbytes + nbytes // 16 + 8192 * frames
 
 
 def _first_content(stored: memoryview) -> int | None:

@@ -1,15 +1,16 @@
 """What the engine and the codecs may ask of a device, and nothing more.
 
-    empty · upload · download · launch · synchronize      and lanes, so that waves overlap
+    empty · upload · download · launch · decompress · synchronize      and lanes, so that waves overlap
 
 A device holds memory that only kernels read and write. A kernel is launched by name; its parameters are
 checked against its own signature (`device.catalogue`). A lane is an ordered queue of work with an arena:
 everything taken from the arena is given back at once by `reset`. Work of one lane runs in order; work of two
-lanes may overlap.
+lanes may overlap. A staging is host memory that many threads fill and lanes copy from.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -33,8 +34,26 @@ class DeviceBuffer(Protocol):
         ...
 
 
+class Staging(Protocol):
+    """Host memory from which `Lane.upload` is fast: pinned, where that has a meaning (device/staging.py)."""
+
+    @property
+    def blocks(self) -> list[tuple[int, Bytes1D]]:
+        """The position of each block's first byte, and its used part."""
+        ...
+
+    def take(self, nbytes: int, lead: int = 0) -> tuple[int, Bytes1D]:
+        """Uninitialised memory, byte `lead` of which is aligned to 16, valid until `reset`; and the position
+        of its first byte. Any thread may ask."""
+        ...
+
+    def reset(self) -> None:
+        """Give the memory back. Only after the `synchronize` of every lane that copies from it."""
+        ...
+
+
 class Lane(Protocol):
-    """An ordered queue of device work with its own arena and staging memory."""
+    """An ordered queue of device work with its own arena."""
 
     @property
     def nbytes(self) -> int:
@@ -45,13 +64,9 @@ class Lane(Protocol):
         """Uninitialised device memory, aligned to 256 bytes, valid until `reset`."""
         ...
 
-    def staging(self, nbytes: int) -> Bytes1D:
-        """Host memory from which `upload` is fast (pinned, where that has a meaning), valid until `reset`."""
-        ...
-
-    def upload(self, source: NDArray[Any]) -> DeviceBuffer:
-        """The bytes of a C-contiguous host array, in the arena. The source must not change before
-        `synchronize`."""
+    def upload(self, source: NDArray[Any], into: DeviceBuffer | None = None) -> DeviceBuffer:
+        """The bytes of a C-contiguous host array, in the arena, or in `into`, which is as large. The source
+        must not change before `synchronize`."""
         ...
 
     def download(self, source: DeviceBuffer, into: Bytes1D) -> None:
@@ -64,29 +79,23 @@ class Lane(Protocol):
         parameter is a DeviceError."""
         ...
 
-    def decompress(
-        self,
-        algorithm: str,
-        source: DeviceBuffer,
-        offset: NDArray[np.int64],
-        nbytes: NDArray[np.int64],
-        out_nbytes: int,
-        codec: str,
-    ) -> DeviceBuffer:
-        """N streams of `algorithm` (a key of `nvcomp.FORMATS`), stream i being `nbytes[i]` bytes at
-        `offset[i]`, decompressed to exactly `out_nbytes` bytes each, one behind the other. A stream that
-        gives anything else is a fault of `codec`."""
+    def decompress(self, algorithm: str, streams: Streams, fault: DeviceBuffer) -> None:
+        """Decompress `streams`, of `algorithm` (a key of `nvcomp.ALGORITHMS`). A stream that does not give
+        exactly what its row says sets its owner's entry in `fault`."""
         ...
 
-    def faults(self, count: int, codec: str, meaning: str) -> DeviceBuffer:
-        """int32[count], zeroed: a kernel sets entry i to a nonzero number when chunk i of the batch is not
-        what it should be. After the wave's one `synchronize` the engine reads them (`take_faults`) and
-        raises for the first."""
+    def faults(self, count: int) -> DeviceBuffer:
+        """int32[count], zeroed: a kernel sets entry i to a nonzero number when it cannot decode chunk i of
+        the batch. The host then has the last word on that chunk."""
         ...
 
-    def take_faults(self) -> tuple[int, str, str] | None:
-        """After `synchronize`: the first (chunk of the batch, codec, meaning) that was set since the last
-        `reset`."""
+    def take_faults(self) -> NDArray[np.int64]:
+        """After `synchronize`: the chunks of the batch whose entry was set since the last `reset`, in
+        order."""
+        ...
+
+    def submit(self) -> None:
+        """Start what is queued, without waiting for it."""
         ...
 
     def synchronize(self) -> None:
@@ -94,8 +103,30 @@ class Lane(Protocol):
         ...
 
     def reset(self) -> None:
-        """Give the arena and the staging memory back. Only after `synchronize`."""
+        """Give the arena back. Only after `synchronize`."""
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class Streams:
+    """N streams to decompress, a row each: stream i is `src_nbytes[i]` bytes at `src + src_offset[i]`, gives
+    exactly `dst_nbytes[i]` bytes at `dst + dst_offset[i]`, and belongs to chunk `owner[i]` of the batch.
+    Columns are int64[n], `owner` int32[n], in host or device memory."""
+
+    src: DeviceBuffer
+    src_offset: Any
+    src_nbytes: Any
+    dst: DeviceBuffer
+    dst_offset: Any
+    dst_nbytes: Any
+    owner: Any
+    count: int
+    largest: int
+    """No stream gives more bytes."""
+    total: int
+    """All together give no more."""
+    stored: bool = False
+    """A stream of `dst_nbytes` bytes is not compressed."""
 
 
 class Device(Protocol):
@@ -103,13 +134,27 @@ class Device(Protocol):
 
     name: str
     """`sim`, `cuda:0`: what `device=` accepts."""
+    timed: bool
+    """Its time counts, so that the host may take from it what it does sooner itself."""
+    wave_nbytes: int
+    """Memory that the waves of a read may take, where the setting does not say."""
 
     def lane(self) -> Lane:
         """A lane of this device for the calling thread."""
         ...
 
+    def staging(self) -> Staging:
+        """Host memory to fill."""
+        ...
+
+    def form(self, dtype: np.dtype[Any]) -> tuple[np.dtype[Any], tuple[int, ...]]:
+        """How values of `dtype` come in this device's arrays: as what type, and in how many more axes. Types
+        that the array type lacks come as plain numbers of the same bytes."""
+        ...
+
     def empty_array(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Any:
-        """An uninitialised result array that outlives every lane: the device's own array type."""
+        """An uninitialised result array for values of `dtype`, in their `form`, that outlives every lane: the
+        device's own array type."""
         ...
 
     def memory(self, array: Any) -> tuple[DeviceBuffer, int, tuple[int, ...]]:

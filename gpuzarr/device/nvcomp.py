@@ -7,7 +7,8 @@ Every format has the same three calls; options are 64 bytes, passed by value, an
     DecompressAsync         pointer arrays in device memory; a status and a size a stream
 
 The first two need no GPU, so a machine without one can test how arguments are passed. nvCOMP is not safe on
-corrupt input: what can be validated is validated before, and statuses and sizes are checked after.
+corrupt input: what can be validated is validated before (kernels/streams.cu), and statuses, sizes and
+checksums are compared after.
 """
 
 from __future__ import annotations
@@ -19,16 +20,47 @@ from ctypes import byref, c_byte, c_char_p, c_int, c_size_t, c_uint32, c_void_p
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
-from gpuzarr.device.base import DeviceBuffer, Lane
+from gpuzarr.device.base import DeviceBuffer, Lane, Streams
 from gpuzarr.errors import DeviceError, MissingDependencyError
 
-FORMATS = {"lz4": "LZ4", "snappy": "Snappy", "zstd": "Zstd", "deflate": "Deflate", "gzip": "Gzip"}
-"""What a stream may be, and nvCOMP's name for it."""
+FORMATS = {
+    "lz4": "LZ4",
+    "snappy": "Snappy",
+    "zstd": "Zstd",
+    "deflate": "Deflate",
+    "gzip": "Gzip",
+    "gdeflate": "Gdeflate",
+    "ans": "ANS",
+    "bitcomp": "Bitcomp",
+    "cascaded": "Cascaded",
+}
+"""nvCOMP's formats, and how its functions spell them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Algorithm:
+    """What streams are to a codec, over one of nvCOMP's formats. `spare` is a stream of one byte, for the
+    rows that nvCOMP is not to see."""
+
+    format: str
+    code: int
+    """As kernels/streams.cu counts."""
+    spare: bytes
+    checksum: str = ""
+    """The kernel that verifies what lies behind each body."""
+
+
+_DEFLATED: Final = b"\x01\x01\x00\xfe\xff\x00"  # one stored block
+ALGORITHMS: Final = {
+    "zstd": Algorithm("zstd", 0, b"\x28\xb5\x2f\xfd\x20\x01\x09\x00\x00\x00"),
+    "zlib": Algorithm("deflate", 1, _DEFLATED, "gz_adler32"),
+    "gzip": Algorithm("deflate", 2, _DEFLATED, "gz_crc32"),
+    "snappy": Algorithm("snappy", 3, b"\x01\x00\x00"),
+}
 
 VERSIONS = (5, 6)
 
@@ -56,8 +88,11 @@ class Alignments:
     scratch: int
 
 
+_COLUMNS: Final = ("source", "source_nbytes", "target", "target_nbytes", "expected", "checked")
+
+
 @dataclass(frozen=True, slots=True)
-class Streams:
+class Table:
     """Device addresses of the arrays that describe N streams, as `DecompressAsync` takes them."""
 
     count: int
@@ -78,17 +113,17 @@ class Streams:
 
 
 class Decompressor(Protocol):
-    """What `queue` needs of a library: libnvcomp itself, or what stands in for it on device sim."""
+    """What is needed of a library: libnvcomp itself, or what stands in for it on device sim."""
 
-    def alignments(self, algorithm: str) -> Alignments:
+    def alignments(self, format: str) -> Alignments:
         """What `decompress` requires of addresses."""
         ...
 
-    def scratch_nbytes(self, algorithm: str, count: int, largest: int, total: int) -> int:
+    def scratch_nbytes(self, format: str, count: int, largest: int, total: int) -> int:
         """Scratch memory for `count` streams that give at most `largest` bytes each, `total` together."""
         ...
 
-    def decompress(self, algorithm: str, streams: Streams, cuda_stream: int = 0) -> None:
+    def decompress(self, format: str, table: Table, cuda_stream: int = 0) -> None:
         """Decompress, in the order of the CUDA stream where there is one."""
         ...
 
@@ -111,43 +146,43 @@ class Library:
             )
         self._library.nvcompGetStatusString.restype = c_char_p
 
-    def alignments(self, algorithm: str) -> Alignments:
+    def alignments(self, format: str) -> Alignments:
         """What `decompress` requires of addresses."""
         found = _Alignments()
-        self._call(algorithm, "GetRequiredAlignments", Options(), byref(found))
+        self._call(format, "GetRequiredAlignments", Options(), byref(found))
         return Alignments(found.input, found.output, found.temp)
 
-    def scratch_nbytes(self, algorithm: str, count: int, largest: int, total: int) -> int:
+    def scratch_nbytes(self, format: str, count: int, largest: int, total: int) -> int:
         """Scratch memory for `count` streams that give at most `largest` bytes each and `total` together."""
         found = c_size_t()
         name = "GetTempSize" if self.version[0] >= 6 else "GetTempSizeAsync"
         sizes = c_size_t(count), c_size_t(largest)
         if self.version[0] >= 6:
-            self._call(algorithm, name, *sizes, Options(), byref(found), c_size_t(total), c_void_p())
+            self._call(format, name, *sizes, Options(), byref(found), c_size_t(total), c_void_p())
         else:
-            self._call(algorithm, name, *sizes, Options(), byref(found), c_size_t(total))
+            self._call(format, name, *sizes, Options(), byref(found), c_size_t(total))
         return found.value
 
-    def decompress(self, algorithm: str, streams: Streams, cuda_stream: int = 0) -> None:
+    def decompress(self, format: str, table: Table, cuda_stream: int = 0) -> None:
         """Queue the decompression on a CUDA stream."""
         self._call(
-            algorithm,
+            format,
             "Async",
-            c_void_p(streams.sources),
-            c_void_p(streams.source_nbytes),
-            c_void_p(streams.target_nbytes),
-            c_void_p(streams.written),
-            c_size_t(streams.count),
-            c_void_p(streams.scratch),
-            c_size_t(streams.scratch_nbytes),
-            c_void_p(streams.targets),
+            c_void_p(table.sources),
+            c_void_p(table.source_nbytes),
+            c_void_p(table.target_nbytes),
+            c_void_p(table.written),
+            c_size_t(table.count),
+            c_void_p(table.scratch),
+            c_size_t(table.scratch_nbytes),
+            c_void_p(table.targets),
             Options(),
-            c_void_p(streams.statuses),
+            c_void_p(table.statuses),
             c_void_p(cuda_stream),
         )
 
-    def _call(self, algorithm: str, name: str, *arguments: Any) -> None:
-        function = f"nvcompBatched{FORMATS[algorithm]}Decompress{name}"
+    def _call(self, format: str, name: str, *arguments: Any) -> None:
+        function = f"nvcompBatched{FORMATS[format]}Decompress{name}"
         try:
             found = self._library[function]
         except AttributeError as error:
@@ -183,49 +218,81 @@ def _candidates() -> Iterator[Path]:
                 yield path
 
 
-def queue(
+def decompress(
     lane: Lane,
     library: Decompressor,
     algorithm: str,
-    source: DeviceBuffer,
-    offset: NDArray[np.int64],
-    nbytes: NDArray[np.int64],
-    out_nbytes: int,
-    codec: str,
+    streams: Streams,
+    fault: DeviceBuffer,
     address: Callable[[DeviceBuffer], int],
     run: Callable[[Callable[[], None]], None],
-) -> DeviceBuffer:
-    """`Lane.decompress` for any device: memory, pointers, the call in lane order (`run`), the verdict."""
-    count, need = len(offset), library.alignments(algorithm)
-    begins = address(source) + offset
-    if np.any(begins % need.input):
-        raise DeviceError(f"{algorithm} streams begin at multiples of {need.input} bytes", codec=codec)
-    out = lane.empty(count * out_nbytes)
-    scratch = lane.empty(library.scratch_nbytes(algorithm, count, out_nbytes, count * out_nbytes))
+) -> None:
+    """`Lane.decompress` for any device: headers looked at, bodies aligned, the call in lane order (`run`),
+    sizes, statuses and checksums compared."""
+    how, count = ALGORITHMS[algorithm], streams.count
+    need = library.alignments(how.format)
+    lift = need.input > 1
+    scratch = lane.empty(library.scratch_nbytes(how.format, count, streams.largest, streams.total))
+    columns = {name: lane.empty(8 * count) for name in _COLUMNS}
     written, statuses = lane.empty(8 * count), lane.empty(4 * count)
-    ends = address(out) + np.arange(count, dtype=np.int64) * out_nbytes
-    columns = [begins, nbytes, ends, np.full(count, out_nbytes, np.int64)]
-    sources, source_nbytes, targets, target_nbytes = (lane.upload(one.astype(np.uint64)) for one in columns)
-    streams = Streams(
+    lane.launch(
+        "gz_streams",
+        -(-count // 4),
+        128,
+        src=streams.src,
+        src_offset=streams.src_offset,
+        src_nbytes=streams.src_nbytes,
+        dst=streams.dst,
+        dst_offset=streams.dst_offset,
+        dst_nbytes=streams.dst_nbytes,
+        owner=streams.owner,
+        fault=fault,
+        lifted=lane.empty(streams.src.nbytes if lift else 1),
+        spare=np.frombuffer(how.spare, np.uint8),
+        spare_room=lane.empty(1),
+        **columns,
+        streams=count,
+        format=how.code,
+        stored=int(streams.stored),
+        lift=int(lift),
+        spare_nbytes=len(how.spare),
+    )
+    places = {name: address(columns[name]) for name in _COLUMNS[:4]}
+    table = Table(
         count=count,
-        sources=address(sources),
-        source_nbytes=address(source_nbytes),
-        targets=address(targets),
-        target_nbytes=address(target_nbytes),
+        sources=places["source"],
+        source_nbytes=places["source_nbytes"],
+        targets=places["target"],
+        target_nbytes=places["target_nbytes"],
         written=address(written),
         statuses=address(statuses),
         scratch=address(scratch),
         scratch_nbytes=scratch.nbytes,
     )
-    run(partial(library.decompress, algorithm, streams))
+    run(partial(library.decompress, how.format, table))
     lane.launch(
         "gz_verdict",
         -(-count // 256),
         256,
         written=written,
         statuses=statuses,
-        expected=out_nbytes,
-        count=count,
-        fault=lane.faults(count, codec, f"does not decompress to {out_nbytes} bytes"),
+        expected=columns["expected"],
+        owner=streams.owner,
+        fault=fault,
+        streams=count,
     )
-    return out
+    if how.checksum:
+        big = {"big": 1} if how.checksum == "gz_adler32" else {}
+        lane.launch(
+            how.checksum,
+            count,
+            256,
+            src=streams.dst,
+            offset=streams.dst_offset,
+            nbytes=streams.dst_nbytes,
+            stored=streams.src,
+            stored_offset=columns["checked"],
+            owner=streams.owner,
+            fault=fault,
+            **big,
+        )

@@ -27,13 +27,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpuzarr.device import catalogue, nvcomp, sim_library, sim_nvcomp
-from gpuzarr.device.base import Bytes1D, DeviceBuffer
+from gpuzarr.device.base import Bytes1D, DeviceBuffer, Streams
 from gpuzarr.device.catalogue import Kernel
 from gpuzarr.device.sim_memory import ALIGNMENT, GARBAGE, Allocation, SimArray, SimBuffer, c_strides
+from gpuzarr.device.staging import Staging
 from gpuzarr.errors import ArgumentError, DeviceError
 
 ORDERS = {"sim": 0, "sim:reversed": 1, "sim:shuffled1": 2, "sim:shuffled2": 3}
 """Device names, and the thread order of kernels/host/shim.cpp that each stands for."""
+
+STAGING_NBYTES = 1 << 20
+"""A block of staging: so small that a wave takes several."""
 
 _running = threading.Lock()
 
@@ -62,8 +66,7 @@ class SimLane:
         self._queue: list[Callable[[], None]] = []
         self._arena: list[Allocation] = []
         self._used = 0
-        self._staging: list[Bytes1D] = []
-        self._faults: list[tuple[SimBuffer, str, str]] = []
+        self._faults: list[SimBuffer] = []
         self._recent: list[str] = []
         """Kernels that ran since the red zones were last seen intact."""
 
@@ -84,19 +87,16 @@ class SimLane:
         """Garbage between red zones."""
         return self._allocate(nbytes, "empty")
 
-    def staging(self, nbytes: int) -> Bytes1D:
-        """Garbage, and garbage again after `reset`."""
-        self._staging.append(np.full(nbytes, GARBAGE, np.uint8))
-        return self._staging[-1]
-
-    def upload(self, source: NDArray[Any]) -> DeviceBuffer:
+    def upload(self, source: NDArray[Any], into: DeviceBuffer | None = None) -> DeviceBuffer:
         """The bytes that `source` holds at `synchronize`."""
-        return self._upload(source, "upload")
+        return self._upload(source, "upload", into)
 
-    def _upload(self, source: NDArray[Any], what: str) -> SimBuffer:
+    def _upload(self, source: NDArray[Any], what: str, into: DeviceBuffer | None = None) -> SimBuffer:
         if not isinstance(source, np.ndarray) or not source.flags.c_contiguous or source.dtype.hasobject:
             raise DeviceError(f"{what}: not a C-contiguous host array of plain values")
-        target = self._allocate(source.nbytes, what)
+        target = self._allocate(source.nbytes, what) if into is None else _buffer(into, what)
+        if target.nbytes != source.nbytes:
+            raise DeviceError(f"{what}: {source.nbytes} bytes into {target.nbytes}")
         if source.nbytes:
             self._queue.append(partial(np.copyto, target.bytes(), source.reshape(-1).view(np.uint8)))
         self._device.count(uploads=1, upload_nbytes=source.nbytes)
@@ -149,40 +149,30 @@ class SimLane:
         if failed:
             raise DeviceError(f"{kernel.name}: {report.value.decode(errors='replace')}")
 
-    def decompress(
-        self,
-        algorithm: str,
-        source: DeviceBuffer,
-        offset: NDArray[np.int64],
-        nbytes: NDArray[np.int64],
-        out_nbytes: int,
-        codec: str,
-    ) -> DeviceBuffer:
+    def decompress(self, algorithm: str, streams: Streams, fault: DeviceBuffer) -> None:
         """See `device.base.Lane`. Host libraries stand in for nvCOMP."""
 
         def address(buffer: DeviceBuffer) -> int:
             return int(_buffer(buffer, algorithm).bytes().ctypes.data)
 
         library = sim_nvcomp.HostLibrary()
-        return nvcomp.queue(
-            self, library, algorithm, source, offset, nbytes, out_nbytes, codec, address, self._queue.append
-        )
+        nvcomp.decompress(self, library, algorithm, streams, fault, address, self._queue.append)
 
-    def faults(self, count: int, codec: str, meaning: str) -> DeviceBuffer:
+    def faults(self, count: int) -> DeviceBuffer:
         """See `device.base.Lane`."""
-        buffer = self._allocate(4 * count, f"faults of {codec}")
+        buffer = self._allocate(4 * count, "faults")
         buffer.bytes()[:] = 0
-        self._faults.append((buffer, codec, meaning))
+        self._faults.append(buffer)
         return buffer
 
-    def take_faults(self) -> tuple[int, str, str] | None:
+    def take_faults(self) -> NDArray[np.int64]:
         """See `device.base.Lane`."""
         self._require_idle("take_faults")
-        for buffer, codec, meaning in self._faults:
-            (chunks,) = buffer.bytes().view(np.int32).nonzero()
-            if len(chunks):
-                return int(chunks[0]), codec, meaning
-        return None
+        found = [buffer.bytes().view(np.int32).nonzero()[0] for buffer in self._faults]
+        return np.unique(np.concatenate([np.empty(0, np.int64), *found]))
+
+    def submit(self) -> None:
+        """Nothing runs before `synchronize`."""
 
     def synchronize(self) -> None:
         """Run what is queued, then look at the red zones."""
@@ -193,14 +183,12 @@ class SimLane:
         self._check()
 
     def reset(self) -> None:
-        """Arena and staging memory are garbage from here on, and using the arena's is an error."""
+        """Using the arena's memory is an error from here on."""
         self._require_idle("reset")
         self._check()
         for memory in self._arena:
             memory.live = False
-        for staged in self._staging:
-            staged[:] = GARBAGE
-        self._arena, self._staging, self._faults, self._used = [], [], [], 0
+        self._arena, self._faults, self._used = [], [], 0
 
     def _require_idle(self, asked: str) -> None:
         if self._queue:
@@ -222,6 +210,8 @@ class SimDevice:
         if name not in ORDERS:
             raise ArgumentError(f"no device is called {name!r}", hint=f"use {', '.join(ORDERS)}")
         self.name, self.order = name, ORDERS[name]
+        self.timed = False
+        self.wave_nbytes = 256 << 20
         self.counters = Counters()
         self._lock = threading.Lock()
         self._arrays: weakref.WeakSet[Allocation] = weakref.WeakSet()
@@ -248,6 +238,14 @@ class SimDevice:
     def lane(self) -> SimLane:
         """A fresh lane."""
         return SimLane(self)
+
+    def staging(self) -> Staging:
+        """Small blocks of garbage, and garbage again after `reset`."""
+        return Staging(lambda nbytes: np.full(nbytes, GARBAGE, np.uint8), _spoil, STAGING_NBYTES)
+
+    def form(self, dtype: np.dtype[Any]) -> tuple[np.dtype[Any], tuple[int, ...]]:
+        """Every type has a form of its own here."""
+        return dtype, ()
 
     def empty_array(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> SimArray:
         """Garbage between red zones, until the last array that shares it is gone."""
@@ -279,6 +277,10 @@ class SimDevice:
 
 _naming = threading.Lock()
 _devices: dict[str, SimDevice] = {}
+
+
+def _spoil(block: Bytes1D) -> None:
+    block[:] = GARBAGE
 
 
 def _buffer(value: DeviceBuffer, where: str) -> SimBuffer:

@@ -1,6 +1,6 @@
 """What stands in for libnvcomp on device sim: the same calls over host libraries, all requirements checked.
 
-Addresses, alignments, scratch, sizes and statuses are passed as libnvcomp takes them: `nvcomp.queue`
+Addresses, alignments, scratch, sizes and statuses are passed as libnvcomp takes them: `nvcomp.decompress`
 is tested without a GPU. A stream that does not decompress sets its status, as there.
 """
 
@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gpuzarr.device.nvcomp import Alignments, Streams
+from gpuzarr.device.nvcomp import Alignments, Table
 from gpuzarr.errors import DeviceError
 
 _ALIGNMENTS = {"zstd": Alignments(1, 1, 8), "deflate": Alignments(4, 1, 1)}
@@ -24,31 +24,31 @@ _CANNOT_DECOMPRESS = 12  # nvcompErrorCannotDecompress
 class HostLibrary:
     """See `nvcomp.Decompressor`."""
 
-    def alignments(self, algorithm: str) -> Alignments:
+    def alignments(self, format: str) -> Alignments:
         """Those of libnvcomp 6."""
-        return _ALIGNMENTS.get(algorithm, Alignments(1, 1, 1))
+        return _ALIGNMENTS.get(format, Alignments(1, 1, 1))
 
-    def scratch_nbytes(self, algorithm: str, count: int, largest: int, total: int) -> int:
+    def scratch_nbytes(self, format: str, count: int, largest: int, total: int) -> int:
         """For zstd about what libnvcomp asks for, which is three times the output."""
-        return 3 * count * largest + 4096 * count if algorithm == "zstd" else 0
+        return count * (3 * largest + largest // 19 + 6936) if format == "zstd" else 0
 
-    def decompress(self, algorithm: str, streams: Streams, cuda_stream: int = 0) -> None:
+    def decompress(self, format: str, table: Table, cuda_stream: int = 0) -> None:
         """Stream by stream."""
-        n = streams.count
-        scratch = self.scratch_nbytes(
-            algorithm, n, max(_words(streams.target_nbytes, n).tolist(), default=0), 0
-        )
-        if streams.scratch_nbytes < scratch:
-            raise DeviceError(f"{algorithm}: {scratch} bytes of scratch are needed")
-        if streams.scratch_nbytes and streams.scratch % self.alignments(algorithm).scratch:
-            raise DeviceError(f"{algorithm}: scratch is not aligned")
-        statuses = _view(streams.statuses, 4 * n).view(np.int32)
-        written = _words(streams.written, n)
-        columns = (streams.sources, streams.source_nbytes, streams.targets, streams.target_nbytes)
+        n = table.count
+        scratch = self.scratch_nbytes(format, n, max(_words(table.target_nbytes, n).tolist(), default=0), 0)
+        if table.scratch_nbytes < scratch:
+            raise DeviceError(f"{format}: {scratch} bytes of scratch are needed")
+        if table.scratch_nbytes and table.scratch % self.alignments(format).scratch:
+            raise DeviceError(f"{format}: scratch is not aligned")
+        statuses = _view(table.statuses, 4 * n).view(np.int32)
+        written = _words(table.written, n)
+        columns = (table.sources, table.source_nbytes, table.targets, table.target_nbytes)
         rows = zip(*(_words(column, n).tolist() for column in columns), strict=True)
         for i, (source, nbytes, target, room) in enumerate(rows):
+            if source % self.alignments(format).input:
+                raise DeviceError(f"{format}: a stream is not aligned")
             try:
-                plain = _DECODERS[algorithm](_view(source, nbytes).tobytes(), room)
+                plain = _DECODERS[format](_view(source, nbytes).tobytes(), room)
             except (RuntimeError, ValueError, zlib.error):
                 plain = None
             failed = plain is None or len(plain) > room

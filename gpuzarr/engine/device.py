@@ -1,70 +1,75 @@
 """Reading onto a device, in waves.
 
-    fetch wave k+1, host stages   | threads of the pool
+    fetch wave k+1, host stages   | threads of the pool, into staging memory (engine/crossing.py)
     one crossing                  | lane of wave k
     device stages, fused scatter  | lane of wave k: one launch a stage for all its chunks
 
-Stages up to the last one without a device form run on the host; what they give crosses once. A codec may look
-at a chunk before it crosses, to note what its launch has to know, or to leave this one chunk to the host: the
-chunks that cross in front of the same stage go on together. Waves are cut to a memory budget that two of them
-share: one is decoded while the other is fetched. A wave is synchronised once, when its lane is needed again;
-what kernels found wrong is raised then.
+Stages up to the last one without a device form run on the host; what they give crosses once. Chunks that
+cross in front of the same stage go on together. Waves are cut to a memory budget that two of them share: one
+is decoded while the next is launched and the one behind it fetched. A wave is synchronised once, when its
+lane is needed again; the host then decodes what the device could not, and has the last word on it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import pairwise
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gpuzarr import config
-from gpuzarr.codecs.base import Batch, Buffer, as_bytes
+from gpuzarr.codecs.base import Batch
 from gpuzarr.codecs.chain import Chain
-from gpuzarr.device.base import Device, DeviceBuffer, Lane
-from gpuzarr.engine.fetch import Rows
-from gpuzarr.engine.planning import check_out, make_plan
+from gpuzarr.codecs.planes import Shuffled
+from gpuzarr.device.base import Device, Lane, Staging
+from gpuzarr.engine.crossing import (
+    MISSING,
+    Crossing,
+    Loader,
+    check_promised,
+    decode_to,
+    notes_before,
+    promised,
+)
+from gpuzarr.engine.fetch import chunk_name
+from gpuzarr.engine.landing import Landing, Target
+from gpuzarr.engine.planning import make_plan
+from gpuzarr.engine.route import estimate
 from gpuzarr.engine.source import ReadStats, Source
 from gpuzarr.engine.workers import on_worker, pool
-from gpuzarr.errors import ArgumentError, ChecksumError, ChunkError, GpuzarrError, UnsupportedError
+from gpuzarr.errors import ArgumentError, GpuzarrError, UnsupportedError
 from gpuzarr.plan.table import ABSENT, WHOLE, Int64s, Plan
-from gpuzarr.selection import Selection, Span
+from gpuzarr.selection import Selection
 
 _ALIGN = 16  # of each chunk in the arena, so that kernels may load wide
 _TILE = 64 << 10  # bytes of a chunk that one block copies
 _MOST_GROUPS = 16  # what kernels/scatter.cu is made for
+_TOGETHER = 64  # objects that one task opens
 
-
-@dataclass(frozen=True, slots=True)
-class Payload:
-    """A chunk after its host stages. The device goes on at `stage`."""
-
-    data: NDArray[np.uint8]
-    stage: int
-    notes: tuple[int, ...]
-    """Of all stages from there on that inspect chunks."""
+Result = TypeVar("Result")
 
 
 def read_device(source: Source, selection: Selection, out: Any, stats: ReadStats, device: Device) -> Any:
     """The selected elements in an array of the device, in `out` if one is given."""
-    dtype = source.meta.dtype
+    form, within = device.form(source.meta.dtype)
     if out is None:
-        out = device.empty_array(selection.result_shape, dtype)
+        out = device.empty_array(selection.result_shape, source.meta.dtype)
     elif not device.owns(out):
         raise ArgumentError(f"out is a {type(out).__name__}, not an array on {device.name}")
-    else:
-        check_out(out, selection, dtype)
-        if out.dtype != dtype:
-            raise ArgumentError(f"out has type {out.dtype}, the array {dtype}", hint="cast after reading")
+    elif tuple(out.shape) != selection.result_shape + within:
+        raise ArgumentError(f"out has shape {tuple(out.shape)}, not {selection.result_shape + within}")
+    elif out.dtype != form:
+        raise ArgumentError(f"out has type {out.dtype}, not {form}", hint="cast after reading")
     if not selection.size:
         return out
     if len(selection.groups) > _MOST_GROUPS:
         raise UnsupportedError(f"over {_MOST_GROUPS} dimensions on {device.name}", hint='use device="cpu"')
-    target = _Target.of(device, out, selection)
+    target = Target.of(device, out, selection, source.meta.dtype.itemsize)
     plan = make_plan(source, selection, stats)
     if len(plan):
         _Waves(source, plan, target, stats, device).run()
@@ -72,63 +77,53 @@ def read_device(source: Source, selection: Selection, out: Any, stats: ReadStats
 
 
 @dataclass(frozen=True, slots=True)
-class _Target:
-    """The flat result in device memory: byte `base` of `buffer`, `strides` in bytes a group."""
-
-    buffer: DeviceBuffer
-    base: int
-    strides: tuple[int, ...]
-
-    @classmethod
-    def of(cls, device: Device, array: Any, selection: Selection) -> _Target:
-        buffer, offset, strides = device.memory(array)
-        # NumPy works the strides out, on an array of the same geometry that is never touched.
-        shadow = np.lib.stride_tricks.as_strided(
-            np.empty(1, f"V{array.dtype.itemsize}"), array.shape, strides, writeable=False
-        )
-        flat = selection.flat_view(shadow)
-        if flat is None:
-            raise ArgumentError(f"out's strides do not fit a selection of shape {selection.result_shape}")
-        moved = flat.__array_interface__["data"][0] - shadow.__array_interface__["data"][0]
-        return cls(buffer, offset + moved, flat.strides)
-
-
-@dataclass(frozen=True, slots=True)
 class _Launched:
     """A batch whose work is queued on a lane."""
 
     lane: Lane
-    rows: Int64s
-    """Of the chunks that crossed, in the order of the batch."""
+    batch: Crossing
+    """Of the chunks that crossed, in their order."""
+    staging: Staging
+    last: bool
+    """Nothing else of its wave comes behind it: then the staging memory is free."""
 
 
 class _Waves:
-    def __init__(self, source: Source, plan: Plan, target: _Target, stats: ReadStats, device: Device) -> None:
+    def __init__(self, source: Source, plan: Plan, target: Target, stats: ReadStats, device: Device) -> None:
         self.source, self.plan, self.target, self.stats, self.device = source, plan, target, stats, device
-        self.chains = [source.meta.chain(shape) for shape in plan.shapes]
-        self.budget = max(config.current().wave_nbytes // 2, 1)
-        self.points = [self._point_tables(chain) for chain in self.chains]
+        self.loader = Loader(source, plan, stats)
+        self.chains = self.loader.chains
+        self.budget = wave_budget(device)
+        self.landing = Landing(source.meta, plan, target)
 
     def run(self) -> None:
-        """Every wave; the next is fetched while one is decoded."""
+        """Every wave; the next is fetched while one is launched and another decoded."""
         cuts = self._cuts()
         lanes = [self.device.lane(), self.device.lane()]
+        free = [self.device.staging() for _ in range(min(len(cuts), 3))]
         queued: list[_Launched] = []
-        ahead = self._start(*cuts[0])
+        staging = free.pop()
+        ahead = self._start(*cuts[0], staging)
         try:
             for position in range(len(cuts)):
-                payloads = [one for future in ahead for one in future.result()]
-                ahead = self._start(*cuts[position + 1]) if position + 1 < len(cuts) else []
-                first, last = cuts[position]
-                for rows, batch in self._batches(np.arange(first, last), payloads):
+                wave, current = Crossing.joined([future.result() for future in ahead]), staging
+                ahead = []
+                if position + 1 < len(cuts):
+                    while not free:
+                        self._finish(queued.pop(0), free)
+                    staging = free.pop()
+                    ahead = self._start(*cuts[position + 1], staging)
+                batches = list(self._batches(wave))
+                for i, batch in enumerate(batches):
                     if len(queued) == len(lanes):
-                        self._finish(queued.pop(0))
+                        self._finish(queued.pop(0), free)
                     lane = lanes[0] if not queued or queued[-1].lane is lanes[1] else lanes[1]
-                    queued.append(_Launched(lane, rows[[one is not None for one in batch]]))
-                    self._launch(lane, rows, batch)
+                    crossed = batch.part(np.flatnonzero(batch.stage != MISSING))
+                    queued.append(_Launched(lane, crossed, current, i + 1 == len(batches)))
+                    self._launch(lane, batch, crossed, current)
                     self.stats.add(waves=1, peak_device_bytes=sum(one.lane.nbytes for one in queued))
             while queued:
-                self._finish(queued.pop(0))
+                self._finish(queued.pop(0), free)
         finally:
             for future in ahead:
                 future.cancel() or future.exception()
@@ -155,198 +150,161 @@ class _Waves:
         cost: NDArray[np.float64] = (grown + payload_nbytes + _ALIGN) * present + columns
         return cost
 
-    def _start(self, first: int, last: int) -> list[Future[list[Payload | None]]]:
+    def _start(self, first: int, last: int, staging: Staging) -> list[Future[Crossing]]:
         """Fetch the rows of a wave on the pool's threads, and run their host stages."""
         plan = self.plan
         lo, hi = np.searchsorted(plan.request, [first, last]).tolist()
         hi = min(hi, plan.requests)
         lo = min(lo, hi)
-        most = self.source.store.traits.concurrency if self.source.store.traits.concurrency > 1 else 16
+        traits = self.source.store.traits
+        most = traits.concurrency if traits.concurrency > 1 else _TOGETHER
         step = min(max(-(-(hi - lo) // config.current().threads), 1), most)
-        futures = [_submitted(self._fetch, at, min(at + step, hi)) for at in range(lo, hi, step)]
-        absent = last - max(int(plan.request[hi]), first)
-        if absent > 0:  # rows behind the last request
-            done: Future[list[Payload | None]] = Future()
-            done.set_result([None] * absent)
+        host = host_is_sooner(self.device, self.plan, self.chains, first, last)
+        tasks = [
+            partial(self.loader.load, at, min(at + step, hi), staging, host) for at in range(lo, hi, step)
+        ]
+        futures = [_submitted(task) for task in tasks]
+        absent = max(int(plan.request[hi]), first)
+        if absent < last:  # rows behind the last request
+            done: Future[Crossing] = Future()
+            done.set_result(Crossing.missing(np.arange(absent, last), self.loader.notes))
             futures.append(done)
         return futures
 
-    def _fetch(self, first: int, last: int) -> list[Payload | None]:
-        """The rows of the requests from `first` up to `last`, after their host stages; None: missing."""
-        rows = Rows(self.source, self.plan, first, last)
-        payloads: list[Payload | None] = []
-        for row, key, stored, _ in rows.fetch(0, len(rows.requests), self.stats, _memory):
-            try:
-                payloads.append(None if stored is None else self._host_stages(rows.shape[row], stored))
-            except GpuzarrError as error:
-                self.source.located(error, rows.name(row, key))
-                raise
-        return payloads
-
-    def _host_stages(self, shape: int, part: memoryview) -> Payload:
-        """One chunk as it crosses to the device."""
-        chain = self.chains[shape]
-        value, first, notes = _inspected(chain, part)
-        if first < len(chain.stages):
-            stage = chain.stages[first]
-            expected = stage.codec.encoded(stage.decoded).nbytes
-            if expected is not None and as_bytes(value).nbytes != expected:
-                raise ChunkError(
-                    f"{as_bytes(value).nbytes} bytes where {expected} are promised", codec=stage.name
-                )
-        elif chain.swap is None:  # no device form of this layout: the host applies it
-            value = np.ascontiguousarray(chain.arranged(value), chain.spec.dtype)
-        else:
-            chain.arranged(value)  # checks the size
-        return Payload(as_bytes(value), first, notes)
-
-    def _batches(
-        self, rows: Int64s, payloads: list[Payload | None]
-    ) -> Iterator[tuple[Int64s, list[Payload | None]]]:
+    def _batches(self, wave: Crossing) -> Iterator[Crossing]:
         """A wave's rows by chunk shape and next stage, cut once more now that the sizes are known."""
-        nbytes = np.array([0 if one is None else one.data.nbytes for one in payloads], np.int64)
-        shape = self.plan.shape[rows]
-        usual = [self.chains[one].device_from for one in shape.tolist()]
-        stage = np.array([p.stage if p else at for p, at in zip(payloads, usual, strict=True)], np.int64)
+        shape = self.plan.shape[wave.rows]
+        usual = np.array([chain.device_from for chain in self.chains], np.int64)[shape]
+        stage = np.where(wave.stage == MISSING, usual, wave.stage)
         kinds, kind = np.unique([shape, stage], axis=1, return_inverse=True)
         for one in range(kinds.shape[1]):
             chosen = np.flatnonzero(kind.reshape(-1) == one)
-            upto = np.cumsum(self._cost(rows[chosen], nbytes[chosen]))
+            chosen = chosen[np.argsort(wave.position[chosen], kind="stable")]  # so that batches do not mix
+            upto = np.cumsum(self._cost(wave.rows[chosen], wave.nbytes[chosen]))
             while len(chosen):
                 many = max(int(np.searchsorted(upto, self.budget, side="right")), 1)
-                yield rows[chosen[:many]], [payloads[i] for i in chosen[:many].tolist()]
+                yield wave.part(chosen[:many])
                 chosen, upto = chosen[many:], upto[many:] - upto[many - 1]
 
-    def _launch(self, lane: Lane, rows: Int64s, payloads: list[Payload | None]) -> None:
+    def _launch(self, lane: Lane, rows: Crossing, crossed: Crossing, staging: Staging) -> None:
         """Queue one batch: its crossing, its device stages, its scatter."""
-        shape = int(self.plan.shape[rows[0]])
+        shape = int(self.plan.shape[rows.rows[0]])
         chain = self.chains[shape]
-        present = np.array([one is not None for one in payloads], bool)
-        crossing = [one for one in payloads if one is not None]
-        nbytes = np.array([one.data.nbytes for one in crossing], np.int64)
-        ends = np.cumsum(_aligned(nbytes))
-        batch = Batch(lane.empty(1), ends, nbytes)
-        if crossing:
-            batch = self._cross(lane, crossing, ends - _aligned(nbytes), nbytes, int(ends[-1]))
-            notes = np.array([one.notes for one in crossing], np.int64)
-            for stage in chain.stages[crossing[0].stage :]:
-                own, notes = np.split(notes, [stage.codec.notes], axis=1)
-                batch = replace(batch, notes=np.ascontiguousarray(own))
+        if len(crossed.rows):
+            batch = self._cross(lane, crossed, staging)
+            for position in range(int(crossed.stage[0]), len(chain.stages)):
+                stage = chain.stages[position]
+                column = notes_before(chain, position)
+                notes = np.ascontiguousarray(crossed.notes[:, column : column + stage.codec.notes])
+                decode = stage.codec.decode_batch
+                is_last = position + 1 == len(chain.stages)
+                if is_last and self.landing.fused[shape] and isinstance(stage.codec, Shuffled):
+                    decode = stage.codec.decode_planes
                 try:
-                    batch = stage.codec.decode_batch(batch, stage.decoded, lane)
+                    batch = decode(replace(batch, notes=notes), stage.decoded, lane)
                 except GpuzarrError as error:
                     self.source.located(error.located(codec=stage.name))
                     raise
-        offset = np.full(len(rows), -1, np.int64)
-        offset[present] = batch.offset
-        self._scatter(lane, rows, shape, batch.data, offset)
-        self.stats.add(chunks=len(nbytes), filled=len(rows) - len(nbytes))
+            self.landing.scatter(lane, crossed.rows, shape, batch)
+        missing = rows.rows[rows.stage == MISSING]
+        if len(missing):
+            self.landing.fill(lane, missing, shape)
+        lane.submit()
+        self.stats.add(chunks=len(crossed.rows), filled=len(missing))
 
-    def _cross(
-        self, lane: Lane, payloads: list[Payload], offset: Int64s, nbytes: Int64s, total: int
-    ) -> Batch:
-        staged = lane.staging(total)
-        for at, one in zip(offset.tolist(), payloads, strict=True):
-            staged[at : at + one.data.nbytes] = one.data
-        self.stats.add(bytes_crossed=total)
-        return Batch(lane.upload(staged), offset, nbytes)
+    def _cross(self, lane: Lane, crossed: Crossing, staging: Staging) -> Batch:
+        """The chunks in device memory: with one copy of each block of staging memory that they fill."""
+        position, nbytes = crossed.position, crossed.nbytes
+        blocks = staging.blocks
+        bases = np.array([base for base, _ in blocks], np.int64)
+        of = np.searchsorted(bases, position, "right") - 1
+        used = np.unique(of).tolist()
+        begins = {b: int(position[of == b].min()) // _ALIGN * _ALIGN for b in used}
+        ends = {b: int((position + nbytes)[of == b].max()) for b in used}
+        span = sum(ends[b] - begins[b] for b in used)
+        if span > 2 * int(nbytes.sum()) + _ALIGN * len(position):  # most of it belongs to other batches
+            upto = np.cumsum(_aligned(nbytes))
+            _, memory = staging.take(int(upto[-1]))
+            for i, at in enumerate((upto - _aligned(nbytes)).tolist()):
+                b = int(of[i])
+                begin = int(position[i]) - blocks[b][0]
+                memory[at : at + int(nbytes[i])] = blocks[b][1][begin : begin + int(nbytes[i])]
+            self.stats.add(bytes_crossed=memory.nbytes)
+            return Batch(lane.upload(memory), upto - _aligned(nbytes), nbytes)
+        arena = lane.empty(sum(int(_aligned(ends[b] - begins[b])) for b in used))
+        offset, at = np.empty(len(position), np.int64), 0
+        for b in used:
+            part = blocks[b][1][begins[b] - blocks[b][0] : ends[b] - blocks[b][0]]
+            lane.upload(part, arena.part(at, part.nbytes))
+            offset[of == b] = position[of == b] - begins[b] + at
+            at += int(_aligned(part.nbytes))
+        self.stats.add(bytes_crossed=span)
+        return Batch(arena, offset, nbytes)
 
-    def _scatter(self, lane: Lane, rows: Int64s, shape: int, src: DeviceBuffer, offset: Int64s) -> None:
-        plan, chain, groups = self.plan, self.chains[shape], self.plan.selection.groups
-        strides = _plain_strides(chain) if chain.swap is None else chain.strides
-        src_points, dst_points, table = self.points[shape]
-        nbytes = int(np.prod(plan.shapes[shape], dtype=np.int64)) * chain.spec.dtype.itemsize
-        tiles = max(-(-nbytes // _TILE), 1)
-        lane.launch(
-            "gz_scatter",
-            len(rows) * tiles,
-            256,
-            src=src,
-            dst=self.target.buffer,
-            src_offset=offset,
-            chunk_lo=plan.chunk_lo[rows],
-            out_lo=plan.out_lo[rows],
-            extent=plan.extent[rows],
-            step=np.array([g.step if isinstance(g, Span) else 1 for g in groups], np.int64),
-            src_stride=np.array([strides[g.axis] if isinstance(g, Span) else 0 for g in groups], np.int64),
-            dst_stride=np.array(self.target.strides, np.int64),
-            table=table,
-            src_points=src_points,
-            dst_points=dst_points,
-            fill=as_bytes(np.asarray(self.source.meta.carried_fill)),
-            dst_base=self.target.base,
-            groups=len(groups),
-            itemsize=chain.spec.dtype.itemsize,
-            unit=chain.swap or 0,
-            tiles=tiles,
-        )
-
-    def _point_tables(self, chain: Chain) -> tuple[Int64s, Int64s, Int64s]:
-        """For Points: each point's byte in its chunk and in the result, and where each group's begin."""
-        strides = _plain_strides(chain) if chain.swap is None else chain.strides
-        src, dst, table, used = [np.zeros(1, np.int64)], [np.zeros(1, np.int64)], [], 1
-        for group, points, stride in zip(
-            self.plan.selection.groups, self.plan.points, self.target.strides, strict=True
-        ):
-            if isinstance(group, Span) or points is None:
-                table.append(-1)
-                continue
-            table.append(used)
-            used += len(group)
-            along = np.array([strides[axis] for axis in group.axes], np.int64)
-            src.append((points.inside * along[:, None]).sum(axis=0))
-            dst.append(points.landing * stride)
-        return np.concatenate(src), np.concatenate(dst), np.array(table, np.int64)
-
-    def _finish(self, one: _Launched) -> None:
-        """Wait for a batch, and raise what its kernels found."""
+    def _finish(self, one: _Launched, free: list[Staging]) -> None:
+        """Wait for a batch, and let the host decode what the device could not."""
         one.lane.synchronize()
-        fault = one.lane.take_faults()
+        faults = one.lane.take_faults()
         one.lane.reset()
-        if fault is not None:
-            position, codec, meaning = fault
-            key = self.source.key(self.plan.objects[self.plan.key[one.rows[position]]].tolist())
-            kind = ChecksumError if "checksum" in meaning else ChunkError
-            raise kind(meaning, array=self.source.name, chunk=key, codec=codec)
+        if len(faults):
+            self._again(one, one.batch.part(faults))
+        if one.last:
+            one.staging.reset()
+            free.append(one.staging)
+
+    def _again(self, one: _Launched, faults: Crossing) -> None:
+        """Decode on the host what the device could not, and put it in its place, or raise what is wrong."""
+        shape = int(self.plan.shape[faults.rows[0]])
+        chain, blocks = self.chains[shape], one.staging.blocks
+        last = len(chain.stages)
+
+        def decode(i: int) -> int:
+            base, block = next(found for found in reversed(blocks) if found[0] <= faults.position[i])
+            begin = int(faults.position[i]) - base
+            stored = block[begin : begin + int(faults.nbytes[i])]
+            try:
+                position, nbytes = decode_to(chain, stored, int(faults.stage[i]), last, one.staging)
+                check_promised(chain, last, nbytes)
+                return position
+            except GpuzarrError as error:
+                row = int(faults.rows[i])
+                key = self.source.key(self.plan.objects[self.plan.key[row]].tolist())
+                self.source.located(error, chunk_name(self.plan, row, key))
+                raise
+
+        tasks = [_submitted(partial(decode, i)) for i in range(len(faults.rows))]
+        decoded = np.array([task.result() for task in tasks], np.int64)
+        size = np.full(len(decoded), promised(chain, last), np.int64)
+        whole = replace(faults, position=decoded, nbytes=size)
+        self.stats.add(on_host=len(decoded))
+        batch = self._cross(one.lane, whole, one.staging)
+        self.landing.scatter(one.lane, whole.rows, shape, batch)
+        one.lane.synchronize()
+        one.lane.reset()
 
 
-def _inspected(chain: Chain, part: Buffer) -> tuple[Buffer, int, tuple[int, ...]]:
-    """One chunk as the device takes it, the stage it goes on at, and what the stages noted of it."""
-    first = chain.device_from
-    notes: tuple[int, ...] = ()
-    value = chain.run(part, 0, first)
-    if not any(stage.codec.notes for stage in chain.stages[first:]):
-        return value, first, ()
-    seen = as_bytes(value)
-    for position in range(first, len(chain.stages)):
-        stage = chain.stages[position]
-        try:
-            found = stage.codec.inspect(seen, stage.decoded)
-        except GpuzarrError as error:
-            error.located(codec=stage.name)
-            raise
-        if isinstance(found, str):
-            value = chain.run(value, first, position + 1)
-            seen, first, notes = as_bytes(value), position + 1, ()
-        else:
-            notes += found
-            seen = seen[: max(seen.nbytes - (stage.codec.trailer or 0), 0)]
-    return value, first, notes
+def host_is_sooner(device: Device, plan: Plan, chains: Sequence[Chain], first: int, last: int) -> bool:
+    """Whether the host decodes the rows from `first` up to `last` of a plan, though the device could."""
+    if config.current().strict or not device.timed:
+        return False
+    present = plan.shape[first:last][plan.nbytes[first:last] != ABSENT]
+    counts = np.bincount(present, minlength=len(chains)).tolist()
+    each = [estimate(chain, count) for chain, count in zip(chains, counts, strict=True) if count]
+    return sum(one.host for one in each) < sum(one.device for one in each)
 
 
-def _submitted(
-    fetch: Callable[[int, int], list[Payload | None]], first: int, last: int
-) -> Future[list[Payload | None]]:
+def _submitted(task: Callable[[], Result]) -> Future[Result]:
     """Run on the pool, or right here where this is one of its threads, which must not wait for another."""
     if not on_worker():
-        return pool().submit(fetch, first, last)
-    done: Future[list[Payload | None]] = Future()
-    done.set_result(fetch(first, last))
+        return pool().submit(task)
+    done: Future[Result] = Future()
+    done.set_result(task())
     return done
 
 
-def _memory(nbytes: int) -> memoryview:
-    return memoryview(bytearray(nbytes))
+def wave_budget(device: Device) -> int:
+    """Device memory for one wave; two are there at a time."""
+    return max((config.current().wave_nbytes or device.wave_nbytes) // 2, 1)
 
 
 def device_nbytes(chain: Chain) -> int:
@@ -359,9 +317,3 @@ def device_nbytes(chain: Chain) -> int:
 
 def _aligned(nbytes: Any) -> Any:
     return (nbytes + _ALIGN - 1) // _ALIGN * _ALIGN
-
-
-def _plain_strides(chain: Chain) -> tuple[int, ...]:
-    """Of a C-contiguous chunk."""
-    shape, item = chain.spec.shape, chain.spec.dtype.itemsize
-    return tuple(int(np.prod(shape[axis + 1 :], dtype=np.int64)) * item for axis in range(len(shape)))

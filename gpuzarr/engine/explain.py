@@ -6,10 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from gpuzarr import config
 from gpuzarr.codecs.chain import Chain
 from gpuzarr.device.choose import Place
-from gpuzarr.engine.device import device_nbytes
+from gpuzarr.engine.device import device_nbytes, host_is_sooner, wave_budget
 from gpuzarr.engine.host import bundles
 from gpuzarr.engine.planning import make_plan
 from gpuzarr.engine.source import ReadStats, Source
@@ -84,13 +83,14 @@ def explain(source: Source, selection: Selection, place: Place) -> Explanation:
     if meta.has_bytes:
         decoded = sum(n * chain.spec.limit for n, chain in zip(of_shape, chains, strict=True))
     on_device = place.device is not None and meta.has_bytes
-    if on_device:
+    if on_device and place.device is not None:
         taken = sum(n * device_nbytes(chain) for n, chain in zip(of_shape, chains, strict=True)) + (
             stored or 0
         )
-        batches = -(-2 * taken // config.current().wave_nbytes)
+        batches = -(-taken // wave_budget(place.device))
+        sooner = host_is_sooner(place.device, plan, chains, 0, len(plan))
     else:
-        batches = len(bundles(plan, source)) - 1
+        batches, sooner = len(bundles(plan, source)) - 1, False
     return Explanation(
         array=source.name,
         device=place.name if on_device else "cpu",
@@ -104,7 +104,7 @@ def explain(source: Source, selection: Selection, place: Place) -> Explanation:
         stored_nbytes=stored,
         decoded_nbytes=decoded,
         batches=batches,
-        stages=_stages(chains[0], place, meta.has_bytes) if chains else (),
+        stages=_stages(chains[0], place, meta.has_bytes, sooner) if chains else (),
     )
 
 
@@ -120,7 +120,7 @@ def _sizes(source: Source, objects: np.ndarray[tuple[int, int], np.dtype[np.int6
     return total
 
 
-def _stages(chain: Chain, place: Place, has_bytes: bool) -> tuple[StageReport, ...]:
+def _stages(chain: Chain, place: Place, has_bytes: bool, sooner: bool) -> tuple[StageReport, ...]:
     """The stages in the order in which they run, then the copy into the result."""
     reports: list[StageReport] = []
     on_device = place.device is not None and has_bytes
@@ -128,6 +128,8 @@ def _stages(chain: Chain, place: Place, has_bytes: bool) -> tuple[StageReport, .
         if not on_device:
             why = "values without fixed bytes are read on the host" if place.device is not None else ""
             reports.append(StageReport(stage.name, "cpu", why))
+        elif position >= chain.device_from and sooner:
+            reports.append(StageReport(stage.name, "cpu", "sooner there: the setting strict overrules that"))
         elif position >= chain.device_from:
             besides = f", {stage.codec.exceptions} on the host" if stage.codec.exceptions else ""
             why = f"all chunks of a wave in one launch{besides}"

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from itertools import pairwise
 
-from gpuzarr.engine.source import ReadStats, Source
+from gpuzarr import config
+from gpuzarr.engine.source import MODEST_NBYTES, ReadStats, Source
 from gpuzarr.errors import ChunkError, GpuzarrError
 from gpuzarr.plan.table import ABSENT, WHOLE, Plan
 from gpuzarr.store.base import Request
@@ -19,7 +20,19 @@ Target = Callable[[int], memoryview | None]
 class Rows:
     """The rows of some requests as Python lists, which loops read faster than columns. Row 0 is the first."""
 
-    __slots__ = ("end", "first", "keys", "nbytes", "plan", "requests", "shape", "source", "spans", "start")
+    __slots__ = (
+        "end",
+        "first",
+        "keys",
+        "nbytes",
+        "plan",
+        "requests",
+        "shape",
+        "source",
+        "spans",
+        "start",
+        "unchecked",
+    )
 
     def __init__(self, source: Source, plan: Plan, first: int, last: int) -> None:
         """The rows of the requests from `first` up to `last`."""
@@ -33,6 +46,7 @@ class Rows:
         self.spans = list(pairwise((bounds - self.first).tolist()))
         self.keys = [source.key(cell) for cell in plan.objects[plan.key[bounds[:-1]]].tolist()]
         self.requests = [self._request(i) for i in range(last - first)]
+        self.unchecked = min(MODEST_NBYTES, config.current().max_chunk_nbytes)
 
     def _request(self, i: int) -> Request:
         first, last = self.spans[i]
@@ -42,6 +56,32 @@ class Rows:
         end = max(map(int.__add__, self.start[first:last], self.nbytes[first:last]))
         return Request(self.keys[i], start, end - start)
 
+    def get(
+        self, first: int, last: int, stats: ReadStats, place: Callable[[int, int], memoryview]
+    ) -> list[memoryview | None]:
+        """The bytes of the requests `first` up to `last`, perhaps where `place(request, nbytes)` says; None:
+        no such object."""
+
+        def checked(i: int, nbytes: int) -> memoryview:
+            self._check_whole(first + i, nbytes)
+            return place(first + i, nbytes)
+
+        try:
+            found = self.source.fetch(self.requests[first:last], stats, checked)
+        except GpuzarrError as error:
+            self.source.located(error, self.keys[first] if last - first == 1 else None)
+            raise
+        for i, stored in enumerate(found, first):
+            request = self.requests[i]
+            if request.nbytes is None:
+                self._check_whole(i, 0 if stored is None else len(stored))
+            else:
+                if stored is None:
+                    raise self._lost(request, "it vanished while it was read")
+                if len(stored) != request.nbytes:
+                    raise self._lost(request, f"there are {len(stored)}, its index promises {request.nbytes}")
+        return [one if one is None or type(one) is memoryview else memoryview(one) for one in found]
+
     def fetch(
         self, first: int, last: int, stats: ReadStats, take: Take, target: Target = lambda row: None
     ) -> Iterator[tuple[int, str, memoryview | None, bool]]:
@@ -50,32 +90,23 @@ class Rows:
         wanted = [target(row) if end - row == 1 else None for row, end in self.spans[first:last]]
 
         def place(i: int, nbytes: int) -> memoryview:
-            request = self.requests[first + i]
-            if request.nbytes is None:
-                shape = self.plan.shapes[self.shape[self.spans[first + i][0]]]
-                self.source.check_encoded(nbytes, shape, request.key)
-            into = wanted[i]
+            into = wanted[i - first]
             return into if into is not None and into.nbytes == nbytes else take(nbytes)
 
-        try:
-            found = self.source.fetch(self.requests[first:last], stats, place)
-        except GpuzarrError as error:
-            self.source.located(error, self.keys[first] if last - first == 1 else None)
-            raise
-        for i, stored in enumerate(found):
+        for i, view in enumerate(self.get(first, last, stats, place)):
             request, (row, end) = self.requests[first + i], self.spans[first + i]
-            if stored is None or request.nbytes is None:
-                if request.nbytes is not None:
-                    raise self._lost(request, "it vanished while it was read")
-                whole = None if stored is None else memoryview(stored)
-                yield row, request.key, whole, stored is not None and stored is wanted[i]
+            if view is None or request.nbytes is None:
+                yield row, request.key, view, view is not None and view is wanted[i]
                 continue
-            view = memoryview(stored)
-            if len(view) != request.nbytes:
-                raise self._lost(request, f"there are {len(view)}, its index promises {request.nbytes}")
             for at in range(row, end):
                 begin = self.start[at] - request.start
-                yield at, request.key, view[begin : begin + self.nbytes[at]], stored is wanted[i]
+                yield at, request.key, view[begin : begin + self.nbytes[at]], view is wanted[i]
+
+    def _check_whole(self, i: int, nbytes: int) -> None:
+        """Whole objects have a size that their chunk may have."""
+        if self.requests[i].nbytes is None and nbytes > self.unchecked:
+            shape = self.plan.shapes[self.shape[self.spans[i][0]]]
+            self.source.check_encoded(nbytes, shape, self.keys[i])
 
     def _lost(self, request: Request, what: str) -> ChunkError:
         return ChunkError(
@@ -87,6 +118,10 @@ class Rows:
 
     def name(self, row: int, key: str) -> str:
         """A row's chunk, for messages: its key, and its place in the shard."""
-        if self.nbytes[row] in (WHOLE, ABSENT):
-            return key
-        return f"{key} bytes {self.start[row]} to {self.start[row] + self.nbytes[row]}"
+        return chunk_name(self.plan, self.first + row, key)
+
+
+def chunk_name(plan: Plan, row: int, key: str) -> str:
+    """A chunk, for messages: its object's key, and its place in the shard."""
+    start, nbytes = int(plan.start[row]), int(plan.nbytes[row])
+    return key if nbytes in (WHOLE, ABSENT) else f"{key} bytes {start} to {start + nbytes}"

@@ -13,6 +13,9 @@ from gpuzarr.meta.model import ArrayMeta
 from gpuzarr.plan.shards import IndexCache, Shards
 from gpuzarr.store.base import Buffer, Place, Request, Store
 
+MODEST_NBYTES = 16 << 20
+"""No encoded chunk is too large that is no larger than this."""
+
 
 @dataclass(slots=True)
 class ReadStats:
@@ -29,6 +32,9 @@ class ReadStats:
     """Of these, decoded or read straight into the result."""
     filled: int = 0
     """Pieces of missing chunks, set to the fill value."""
+    on_host: int = 0
+    """Chunks of a device read whose device stages ran on the host: odd or damaged ones, and those that are
+    decoded there sooner."""
     bytes_crossed: int = 0
     """Bytes copied from host to device memory."""
     waves: int = 0
@@ -95,7 +101,7 @@ class Source:
             chain.spec.limit,
             *(stage.codec.encoded(stage.decoded).nbytes or 0 for stage in chain.stages),
         ]
-        limit = 4 * max(sizes) + (16 << 20) if chain.spec.nbytes is not None else chain.spec.limit
+        limit = 4 * max(sizes) + MODEST_NBYTES if chain.spec.nbytes is not None else chain.spec.limit
         if nbytes > limit:
             size = chain.spec.nbytes or "unknown size"
             raise ChunkError(f"{nbytes} encoded bytes for a chunk of {size} decoded", chunk=key)

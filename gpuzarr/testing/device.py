@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import gzip
+import zlib
 from abc import abstractmethod
+from collections.abc import Callable
 from typing import Any
 
+import numcodecs
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from gpuzarr.device.base import Device, DeviceBuffer, Lane
+from gpuzarr.device.base import Device, DeviceBuffer, Lane, Streams
 from gpuzarr.errors import DeviceError
 
 
@@ -41,14 +45,37 @@ class DeviceContract:
                 source.reshape(-1).view(np.uint8)[:] = rng.integers(0, 256, source.nbytes)
                 assert download(lane, lane.upload(source)) == source.tobytes()
 
-    def test_staging_is_host_memory(self) -> None:
-        """It has the size that was asked for, can be written, and what was written goes up."""
+    def test_upload_into_memory(self) -> None:
+        """A part of the arena takes bytes of its own size, no others."""
         lane = self.device().lane()
-        staged = lane.staging(300)
-        assert staged.shape == (300,)
-        assert staged.dtype == np.uint8
-        staged[:] = np.arange(300) % 251
-        assert download(lane, lane.upload(staged)) == bytes(i % 251 for i in range(300))
+        buffer = lane.upload(np.zeros(300, np.uint8))
+        assert lane.upload(np.arange(7, dtype=np.uint8), buffer.part(256, 7)).nbytes == 7
+        assert download(lane, buffer) == bytes(256) + bytes(range(7)) + bytes(37)
+        with pytest.raises(DeviceError):
+            lane.upload(np.zeros(7, np.uint8), buffer.part(256, 8))
+
+    def test_staging_is_host_memory(self) -> None:
+        """What is taken is apart, aligned where it was asked for, can be written, and goes up by block."""
+        device = self.device()
+        lane, staging = device.lane(), device.staging()
+        assert staging.blocks == []
+        parts = []
+        for i, (nbytes, lead) in enumerate(((300, 0), (0, 5), (7, 2), (1 << 20, 10), (40, 0))):
+            position, memory = staging.take(nbytes, lead)
+            assert memory.shape == (nbytes,)
+            assert memory.dtype == np.uint8
+            assert (position + lead) % 16 == 0
+            memory[:] = i + np.arange(nbytes) % 199
+            parts.append((position, memory))
+        for position, memory in parts:
+            base, block = next(found for found in reversed(staging.blocks) if found[0] <= position)
+            uploaded = lane.upload(block)
+            at = position - base
+            assert download(lane, uploaded.part(at, memory.nbytes)) == memory.tobytes()
+        lane.reset()
+        staging.reset()
+        assert staging.blocks == []
+        assert staging.take(5)[1].nbytes == 5
 
     def test_parts_share_memory(self) -> None:
         """A part of a part is where it should be; what lies outside is an error."""
@@ -128,22 +155,64 @@ class DeviceContract:
             )
 
     def test_faults(self) -> None:
-        """The first stage that found something, and its first chunk; nothing after `reset`."""
+        """The chunks of every stage that found something, once each; nothing after `reset`."""
         lane = self.device().lane()
-        assert lane.take_faults() is None
-        stored = np.frombuffer(b"abcd" + bytes(4), np.uint8)  # not the checksum of abcd
-        clean = lane.faults(3, "clean", "nothing is wrong")
-        for codec in ("first", "second"):
-            offset, nbytes = np.array([8, 0, 0], np.int64), np.array([0, 4, 4], np.int64)
-            source = lane.upload(np.concatenate((stored, np.zeros(4, np.uint8))))
-            fault = lane.faults(3, codec, "checksum does not match")
-            lane.launch("gz_crc32c", 3, 64, src=source, offset=offset, nbytes=nbytes, fault=fault)
-        assert clean.nbytes == 12
+        assert lane.take_faults().tolist() == []
+        clean = lane.faults(5)
+        for wrong in ([3], [3, 1], []):
+            statuses = np.zeros(5, np.int32)
+            statuses[wrong] = 7
+            lane.launch(
+                "gz_verdict",
+                1,
+                32,
+                written=np.full(5, 9, np.uint64),
+                statuses=statuses,
+                expected=np.full(5, 9, np.int64),
+                owner=np.arange(5, dtype=np.int32),
+                fault=lane.faults(5),
+                streams=5,
+            )
+        assert clean.nbytes == 20
+        lane.submit()
         lane.synchronize()
-        assert lane.take_faults() == (1, "first", "checksum does not match")
-        assert lane.take_faults() == (1, "first", "checksum does not match")
+        assert lane.take_faults().tolist() == [1, 3]
+        assert lane.take_faults().dtype == np.int64
         lane.reset()
-        assert lane.take_faults() is None
+        assert lane.take_faults().tolist() == []
+
+    def test_decompress(self) -> None:
+        """Streams of every algorithm, some stored as they are; what is damaged sets its owner's fault."""
+        rng = np.random.default_rng(3)
+        plain = [rng.integers(0, 3, n, np.uint8).tobytes() for n in (1000, 1, 77, 500)]
+        for algorithm, compress in ENCODERS.items():
+            lane = self.device().lane()
+            stored = [*(compress(one) for one in plain[:3]), plain[3]]
+            offset = np.cumsum([3, *(len(one) + 5 for one in stored[:-1])])
+            arena = np.zeros(int(offset[-1]) + 600, np.uint8)
+            for at, one in zip(offset, stored, strict=True):
+                arena[at : at + len(one)] = np.frombuffer(one, np.uint8)
+            fault = lane.faults(9)
+            sizes = np.array([len(one) for one in plain], np.int64)
+            dst = lane.empty(4096)
+            streams = Streams(
+                src=lane.upload(arena),
+                src_offset=offset.astype(np.int64),
+                src_nbytes=np.array([len(one) for one in stored], np.int64) - [0, 0, 1, 0],
+                dst=dst,
+                dst_offset=np.arange(4, dtype=np.int64) * 1024,
+                dst_nbytes=sizes,
+                owner=np.array([8, 7, 6, 5], np.int32),
+                count=4,
+                largest=1000,
+                total=int(sizes.sum()),
+                stored=True,
+            )
+            lane.decompress(algorithm, streams, fault)
+            found = download(lane, dst)
+            assert lane.take_faults().tolist() == [6], algorithm
+            for i in (0, 1, 3):
+                assert found[1024 * i :][: len(plain[i])] == plain[i], algorithm
 
     def test_reset_gives_memory_back(self) -> None:
         """`nbytes` counts what was taken since."""
@@ -224,6 +293,14 @@ class DeviceContract:
         for source in (np.zeros(4, object), np.zeros((4, 4))[:, ::2]):
             with pytest.raises(DeviceError):
                 lane.upload(source)
+
+
+ENCODERS: dict[str, Callable[[bytes], bytes]] = {
+    "zstd": lambda plain: bytes(numcodecs.Zstd(3).encode(plain)),
+    "zlib": lambda plain: zlib.compress(plain, 6),
+    "gzip": lambda plain: gzip.compress(plain, 6),
+}
+"""For `Lane.decompress`, by algorithm."""
 
 
 def download(lane: Lane, buffer: DeviceBuffer) -> bytes:

@@ -331,12 +331,12 @@ def test_nothing_runs_before_synchronize(device: SimDevice) -> None:
 
 def test_memory_is_garbage(device: SimDevice) -> None:
     """Device memory, staging memory, and staging memory after reset."""
-    lane = device.lane()
-    staged = lane.staging(10)
+    lane, staging = device.lane(), device.staging()
+    _, staged = staging.take(10)
     assert download(lane, lane.empty(10)) == staged.tobytes() == bytes([GARBAGE]) * 10
     assert device.empty_array((3,), np.dtype("u1")).get().tolist() == [GARBAGE] * 3
     staged[:] = 1
-    lane.reset()
+    staging.reset()
     assert staged.tolist() == [GARBAGE] * 10
 
 

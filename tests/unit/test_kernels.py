@@ -1,13 +1,10 @@
-"""Each kernel against NumPy, numcodecs or zlib, in the four thread orders of device sim."""
+"""Kernels against NumPy and numcodecs, in the four thread orders of device sim."""
 
 from __future__ import annotations
 
-import zlib
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import google_crc32c
 import numcodecs
 import numpy as np
 import pytest
@@ -457,57 +454,6 @@ def test_fixedscaleoffset_tiles(lane: Lane) -> None:
 def test_fixedscaleoffset_on_the_host_only(options: tuple[Any, ...], why: str) -> None:
     """What could differ from NumPy by a bit."""
     assert FixedScaleOffset(*options).host_only(ChunkSpec.of((9,), np.dtype(options[2]))) == why
-
-
-# ---- checksums
-
-SIZES = [0, 1, 2, 3, 4, 5, 7, 255, 256, 257, 1000, 5000]
-
-
-def _covered(seed: int) -> Iterator[bytes]:
-    rng = np.random.default_rng(seed)
-    for n in SIZES:
-        yield rng.integers(0, 256, n, dtype=np.uint8).tobytes()
-    yield b"\xff" * 700
-    yield bytes(700)
-
-
-@pytest.mark.parametrize("threads", [1, 7, 256, 1000])
-@pytest.mark.parametrize("gap", [0, 1, 3])
-def test_crc32c(lane: Lane, threads: int, gap: int) -> None:
-    """Whole chunks pass; one bit anywhere, in the bytes or in the checksum, does not."""
-    chunks = [part + google_crc32c.value(part).to_bytes(4, "little") for part in _covered(threads + gap)]
-    rng = np.random.default_rng(1)
-    broken = [bytearray(chunk) for chunk in chunks]
-    for chunk in broken:
-        chunk[rng.integers(len(chunk))] ^= 1 << rng.integers(8)
-    everything = [*chunks, *map(bytes, broken)]
-    src, offset = packed(lane, everything, gap)
-    nbytes = np.array([len(chunk) - 4 for chunk in everything], np.int64)
-    nbytes[0] = -1  # a chunk too short for a checksum
-    fault = lane.faults(len(everything), "crc32c", "checksum does not match")
-    lane.launch("gz_crc32c", len(everything), threads, src=src, offset=offset, nbytes=nbytes, fault=fault)
-    found = np.frombuffer(download(lane, fault), np.int32)
-    assert found.tolist() == [1] + [0] * (len(chunks) - 1) + [1] * len(broken)
-
-
-@pytest.mark.parametrize("big", [0, 1])
-@pytest.mark.parametrize("threads", [1, 7, 256])
-def test_adler32(lane: Lane, threads: int, big: int) -> None:
-    """The checksum lies elsewhere, in either byte order."""
-    plain = list(_covered(threads))
-    order = "big" if big else "little"
-    sums = [zlib.adler32(part).to_bytes(4, order) for part in plain]
-    wrong = [bytes([one[0] ^ 1]) + one[1:] for one in sums]
-    src, offset = packed(lane, plain * 2, 1)
-    stored, stored_offset = packed(lane, sums + wrong, 1)
-    nbytes = np.array([len(part) for part in plain * 2], np.int64)
-    nbytes[0] = -3
-    fault = lane.faults(len(nbytes), "adler32", "checksum does not match")
-    places = {"src": src, "offset": offset, "stored": stored, "stored_offset": stored_offset, "fault": fault}
-    lane.launch("gz_adler32", len(nbytes), threads, **places, nbytes=nbytes, big=big)
-    found = np.frombuffer(download(lane, fault), np.int32)
-    assert found.tolist() == [1] + [0] * (len(plain) - 1) + [1] * len(plain)
 
 
 # ---- the host form of these codecs, where the contract does not reach

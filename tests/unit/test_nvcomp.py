@@ -9,7 +9,8 @@ import ctypes
 
 import pytest
 
-from gpuzarr.device import nvcomp
+from gpuzarr.codecs.zstd import zstd_scratch
+from gpuzarr.device import nvcomp, sim_nvcomp
 from gpuzarr.errors import DeviceError, MissingDependencyError
 
 try:
@@ -29,18 +30,24 @@ def test_version_is_known() -> None:
 
 @installed
 @pytest.mark.parametrize(
-    ("algorithm", "expected"),
+    ("format", "expected"),
     [
         ("lz4", (1, 1, 1)),
         ("snappy", (1, 1, 1)),
         ("zstd", (1, 1, 8)),
         ("deflate", (4, 1, 1)),
         ("gzip", (1, 1, 1)),
+        ("gdeflate", (4, 1, 1)),
+        ("ans", (16, 16, 1)),
+        ("bitcomp", (8, 8, 4)),
+        ("cascaded", (4, 8, 1)),
     ],
 )
-def test_alignments(algorithm: str, expected: tuple[int, int, int]) -> None:
+def test_alignments(format: str, expected: tuple[int, int, int]) -> None:
     assert LIBRARY is not None
-    assert LIBRARY.alignments(algorithm) == nvcomp.Alignments(*expected)
+    assert LIBRARY.alignments(format) == nvcomp.Alignments(*expected)
+
+
 
 
 @installed
@@ -50,6 +57,10 @@ def test_scratch_grows_with_the_streams() -> None:
     one, many = (LIBRARY.scratch_nbytes("zstd", n, 1 << 20, n << 20) for n in (1, 64))
     assert 2 * (64 << 20) < many < 4 * (64 << 20)
     assert one < many / 16
+    for count, largest in ((1, 100), (7, 5000), (1000, 65536), (64, 1 << 20), (3, 1 << 26)):
+        asked = LIBRARY.scratch_nbytes("zstd", count, largest, count * largest)
+        assert asked <= count * zstd_scratch(largest, 1)
+        assert asked <= sim_nvcomp.HostLibrary().scratch_nbytes("zstd", count, largest, count * largest) * 1.01
     assert [
         LIBRARY.scratch_nbytes(name, 64, 1 << 20, 64 << 20) for name in ("lz4", "snappy", "deflate", "gzip")
     ] == [0] * 4
