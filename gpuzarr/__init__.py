@@ -1,4 +1,4 @@
-"""gpuzarr: read Zarr arrays, on the GPU where there is one.
+"""gpuzarr: read and write Zarr arrays, on the GPU where there is one.
 
     import gpuzarr
     array = gpuzarr.open("volume.zarr", "0")
@@ -11,10 +11,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from gpuzarr.api import load, open, open_array
+    from gpuzarr.api import create_array, create_group, load, open, open_array, save
     from gpuzarr.array import Array
     from gpuzarr.config import Config, configure, configured
     from gpuzarr.engine.source import ReadStats
+    from gpuzarr.engine.write import WriteStats
     from gpuzarr.errors import GpuzarrError
     from gpuzarr.group import Group
     from gpuzarr.store.base import Store
@@ -28,11 +29,15 @@ __all__ = [
     "GpuzarrError",
     "ReadStats",
     "Store",
+    "WriteStats",
     "configure",
     "configured",
+    "create_array",
+    "create_group",
     "load",
     "open",
     "open_array",
+    "save",
 ]
 
 _ROOMS = {
@@ -42,11 +47,15 @@ _ROOMS = {
     "GpuzarrError": "errors",
     "ReadStats": "engine.source",
     "Store": "store.base",
+    "WriteStats": "engine.write",
     "configure": "config",
     "configured": "config",
+    "create_array": "api",
+    "create_group": "api",
     "load": "api",
     "open": "api",
     "open_array": "api",
+    "save": "api",
 }
 
 

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Literal
+
+import numpy as np
 
 from gpuzarr.array import Array
 from gpuzarr.device.choose import choose
-from gpuzarr.errors import ArgumentError
+from gpuzarr.errors import ArgumentError, NotFoundError, ReadOnlyError
 from gpuzarr.group import Group
-from gpuzarr.meta.dialect import read_meta
+from gpuzarr.meta.create import array_document
+from gpuzarr.meta.dialect import group_v3, node_from_document, put_node, put_parents, read_meta, where
 from gpuzarr.meta.model import ArrayMeta
+from gpuzarr.store.base import Store, WritableStore
 from gpuzarr.store.urls import open_store
 
 
@@ -18,30 +23,32 @@ def open(
     target: Any,
     path: str = "",
     *,
-    mode: Literal["r"] = "r",
+    mode: Literal["r", "r+"] = "r",
     device: str = "auto",
     storage_options: Mapping[str, Any] | None = None,
 ) -> Array | Group:
     """Open the array or group at `path` of a Zarr v2 or v3 hierarchy.
 
     `target` is a local path, a URL that fsspec knows, a `.zip` of either, a mapping of keys to bytes, or a
-    `gpuzarr.Store`. `device` says where reads end up: `auto` (a CUDA device if one works, else the CPU),
-    `cpu`, `cuda`, `cuda:1`; `sim` runs the device code on the CPU, for tests. `storage_options` go to fsspec.
+    `gpuzarr.Store`. `mode` is `r`, or `r+` to write too. `device` says where reads end up: `auto` (a CUDA
+    device if one works, else the CPU), `cpu`, `cuda`, `cuda:1`; `sim` runs the device code on the CPU, for
+    tests. `storage_options` go to fsspec.
 
     Raises NotFoundError, MetadataError, UnsupportedError, StoreError, ArgumentError, DeviceError, LimitError
     or MissingDependencyError.
     """
-    if mode != "r":
-        raise ArgumentError(f"mode {mode!r}: arrays are opened for reading", hint='use mode="r"')
-    if not isinstance(path, str):
-        raise ArgumentError(f"path {path!r} is not a string")
-    store = open_store(target, storage_options)
-    path = path.strip("/")
+    if mode not in ("r", "r+"):
+        hint = 'use "r", or "r+" to write; create_array and create_group make what is not there'
+        raise ArgumentError(f"mode {mode!r} is neither r nor r+", hint=hint)
+    store, path = open_store(target, storage_options), _clean(path)
     meta = read_meta(store, path)
     chosen = choose(device)
+    writable = mode == "r+"
+    if writable:
+        _require_writable(store)
     if isinstance(meta, ArrayMeta):
-        return Array(store, path, meta, chosen)
-    return Group(store, path, meta, chosen)
+        return Array(store, path, meta, chosen, writable)
+    return Group(store, path, meta, chosen, writable)
 
 
 def open_array(target: Any, path: str = "", **options: Any) -> Array:
@@ -55,3 +62,120 @@ def open_array(target: Any, path: str = "", **options: Any) -> Array:
 def load(target: Any, path: str = "", key: Any = ..., **options: Any) -> Any:
     """The elements at `key` of an array, in memory."""
     return open_array(target, path, **options)[key]
+
+
+def create_array(
+    target: Any,
+    path: str = "",
+    *,
+    shape: int | Sequence[int],
+    dtype: Any,
+    chunks: int | Sequence[int] | Literal["auto"] = "auto",
+    shards: Any = None,
+    codecs: Any = "auto",
+    fill_value: Any = None,
+    order: Literal["C", "F"] = "C",
+    dimension_names: Sequence[str | None] | None = None,
+    attributes: Mapping[str, Any] | None = None,
+    zarr_format: Literal[2, 3] = 3,
+    separator: Literal["/", "."] | None = None,
+    index_location: Literal["start", "end"] = "end",
+    overwrite: bool = False,
+    device: str = "auto",
+    storage_options: Mapping[str, Any] | None = None,
+) -> Array:
+    """A new array of fill values, open for writing.
+
+    `chunks` and `codecs` of `auto` are chosen for reading on a GPU (see `gpuzarr.meta.create`). `shards`: a
+    shape that chunks divide, several of them outermost first, or `auto`; Zarr v3 alone has them. `codecs`: a
+    list of names, of documents of either format, or of codec objects; None or an empty list stores values as
+    they are. `separator` is that of chunk keys. Groups above that are missing are made.
+
+    Raises ArgumentError where there is something already, unless `overwrite` is set, or where the arguments
+    do not fit together.
+    """
+    document = array_document(
+        *(shape, dtype, chunks, shards, codecs, fill_value, order, dimension_names, attributes, zarr_format),
+        separator=separator,
+        index_location=index_location,
+    )
+    store, path, meta = _prepared(target, path, document, attributes, overwrite, storage_options)
+    put_parents(store, path, zarr_format)
+    put_node(store, path, document, attributes)
+    return Array(store, path, meta, choose(device), writable=True)
+
+
+def create_group(
+    target: Any,
+    path: str = "",
+    *,
+    attributes: Mapping[str, Any] | None = None,
+    zarr_format: Literal[2, 3] = 3,
+    overwrite: bool = False,
+    device: str = "auto",
+    storage_options: Mapping[str, Any] | None = None,
+) -> Group:
+    """A new, empty group, open for writing. Groups above that are missing are made."""
+    if zarr_format not in (2, 3):
+        raise ArgumentError(f"zarr_format {zarr_format!r} is neither 2 nor 3")
+    document = group_v3(attributes or {}) if zarr_format == 3 else {"zarr_format": 2}
+    store, path, meta = _prepared(target, path, document, attributes, overwrite, storage_options)
+    put_parents(store, path, zarr_format)
+    put_node(store, path, document, attributes)
+    return Group(store, path, meta, choose(device), writable=True)
+
+
+def save(target: Any, values: Any, path: str = "", **create: Any) -> Array:
+    """Store an array in host memory or on a device as a new Zarr array; `create` are options of
+    `create_array`. It can be opened once all of it is stored."""
+    given = values if hasattr(values, "shape") and hasattr(values, "dtype") else np.asarray(values)
+    known = {"shape": tuple(given.shape), "dtype": given.dtype, **create}
+    names = ("overwrite", "device", "storage_options", "attributes")
+    options = {name: known.pop(name) for name in names if name in known}
+    attributes = options.get("attributes")
+    document = array_document(**known, attributes=attributes)
+    overwrite, storage = options.get("overwrite", False), options.get("storage_options")
+    store, path, meta = _prepared(target, path, document, attributes, overwrite, storage)
+    array = Array(store, path, meta, choose(options.get("device", "auto")), writable=True)
+    array[...] = values
+    put_parents(store, path, meta.zarr_format)
+    put_node(store, path, document, attributes)
+    return array
+
+
+def _prepared(
+    target: Any,
+    path: str,
+    document: Mapping[str, Any],
+    attributes: Mapping[str, Any] | None,
+    overwrite: bool,
+    storage_options: Mapping[str, Any] | None,
+) -> tuple[WritableStore, str, Any]:
+    """A place where there is nothing, and what is to be there."""
+    meta = node_from_document(document)
+    if attributes is not None and meta.attributes is None:
+        meta = replace(meta, attributes=dict(attributes))
+    store, path = _require_writable(open_store(target, storage_options, create=True)), _clean(path)
+    if overwrite:
+        store.delete_below(f"{path}/" if path else "")
+    else:
+        try:
+            read_meta(store, path)
+        except NotFoundError:
+            pass
+        else:
+            there = where(store, path)
+            raise ArgumentError(f"there is something at {there}", hint="overwrite=True deletes it first")
+    return store, path, meta
+
+
+def _require_writable(store: Store) -> WritableStore:
+    if not isinstance(store, WritableStore):
+        raise ReadOnlyError(f"{store.url} cannot be written")
+    return store
+
+
+def _clean(path: str) -> str:
+    if not isinstance(path, str):
+        raise ArgumentError(f"path {path!r} is not a string")
+    return path.strip("/")

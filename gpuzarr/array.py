@@ -3,7 +3,7 @@ here."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from math import prod
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -14,7 +14,11 @@ from gpuzarr import selection
 from gpuzarr.codecs.base import Codec
 from gpuzarr.device.choose import Place, choose
 from gpuzarr.engine.read import read
+from gpuzarr.engine.resize import append, changed_attributes, resize
 from gpuzarr.engine.source import ReadStats, Source
+from gpuzarr.engine.write import WriteStats, write
+from gpuzarr.errors import ReadOnlyError
+from gpuzarr.meta.create import whole_numbers
 from gpuzarr.meta.dialect import read_attributes
 from gpuzarr.meta.model import ArrayMeta
 from gpuzarr.selection import Selection
@@ -25,18 +29,21 @@ if TYPE_CHECKING:
 
 
 class Array:
-    """An array in a store, open for reading. `open` makes it.
+    """An array in a store. `open`, `create_array` and `save` make it.
 
     `array[key]` reads what NumPy would select and gives a NumPy array (a CuPy array where `device` is a CUDA
-    device), in native byte order. Handles may be shared by threads. Shard indexes that were read are kept;
-    reopen an array that others have rewritten.
+    device), in native byte order; `array[key] = values` writes. Handles may be shared by threads. Shard
+    indexes that were read are kept; reopen an array that others have rewritten.
     """
 
-    __slots__ = ("_attributes", "_device", "_source")
+    __slots__ = ("_attributes", "_device", "_source", "_writable")
 
-    def __init__(self, store: Store, path: str, meta: ArrayMeta, device: Place) -> None:
+    def __init__(
+        self, store: Store, path: str, meta: ArrayMeta, device: Place, writable: bool = False
+    ) -> None:
         self._source = Source.of(store, path, meta)
         self._device = device
+        self._writable = writable
         self._attributes: Mapping[str, Any] | None = None
 
     @property
@@ -131,6 +138,16 @@ class Array:
         return self._attributes
 
     @property
+    def mode(self) -> str:
+        """`r`, or `r+` where the array can be written."""
+        return "r+" if self._writable else "r"
+
+    def update_attributes(self, attributes: Mapping[str, Any], *, replace: bool = False) -> None:
+        """Set attributes, JSON values by name; a None removes one. `replace` removes all others."""
+        self._require_writable()
+        self._source, self._attributes = changed_attributes(self._source, self.attrs, attributes, replace)
+
+    @property
     def dimension_names(self) -> tuple[str | None, ...] | None:
         """A name a dimension, where the metadata gives them; for v2, xarray's `_ARRAY_DIMENSIONS`."""
         if self.zarr_format == 3:
@@ -154,23 +171,59 @@ class Array:
         for one element."""
         return self._read(selection.basic(key, self.shape), out, stats)
 
+    def __setitem__(self, key: Any, values: Any) -> None:
+        """Set what `self[key]` selects, as NumPy does: values are broadcast, and cast to the array's type."""
+        self.write(key, values)
+
+    def write(self, key: Any, values: Any, *, stats: WriteStats | None = None) -> None:
+        """Set the elements at `key`. `values` are in host memory or on a device. Chunks that are written
+        whole are not read first; a shard is rewritten once. When an error is raised, every chunk has either
+        its old values or the new ones. `stats` counts chunks, objects and bytes."""
+        self._write(selection.basic(key, self.shape), values, stats)
+
     @property
     def oindex(self) -> Indexer:
-        """`oindex[key]`: every dimension is indexed by itself, by an integer, a slice, or a 1-d index
-        array."""
-        return Indexer(lambda key: self._read(selection.orthogonal(key, self.shape)))
+        """`oindex[key]`, to read and to write: every dimension is indexed by itself, by an integer, a slice,
+        or a 1-d index array."""
+        return Indexer(
+            lambda key: self._read(selection.orthogonal(key, self.shape)),
+            lambda key, values: self._write(selection.orthogonal(key, self.shape), values),
+        )
 
     @property
     def vindex(self) -> Indexer:
-        """`vindex[key]`: index arrays select point by point; their dimensions come first in the result."""
-        return Indexer(lambda key: self._scalar(self._read(selection.coordinates(key, self.shape)), key))
+        """`vindex[key]`, to read and to write: index arrays select point by point; their dimensions come
+        first in the result."""
+        return Indexer(
+            lambda key: self._scalar(self._read(selection.coordinates(key, self.shape)), key),
+            lambda key, values: self._write(selection.coordinates(key, self.shape), values),
+        )
 
     @property
     def blocks(self) -> Indexer:
-        """`blocks[key]`: whole chunks by their place in the grid; whole shards where there are shards."""
+        """`blocks[key]`, to read and to write: whole chunks by their place in the grid; whole shards where
+        there are shards."""
         grid = self.metadata.grid
         edges = [lambda i, axis=axis: axis.low(np.int64(i)) for axis in grid.axes]
-        return Indexer(lambda key: self._read(selection.blocks(key, self.shape, grid.shape, edges)))
+
+        def chosen(key: Any) -> Selection:
+            return selection.blocks(key, self.shape, grid.shape, edges)
+
+        return Indexer(
+            lambda key: self._read(chosen(key)), lambda key, values: self._write(chosen(key), values)
+        )
+
+    def resize(self, shape: Sequence[int]) -> None:
+        """Another shape of as many dimensions. What falls outside is deleted; what comes is the fill
+        value."""
+        self._require_writable()
+        self._source = resize(self._source, whole_numbers(shape, "shape"), WriteStats())
+
+    def append(self, values: Any, axis: int = 0) -> None:
+        """Grow along `axis` by `values`, whose other dimensions are the array's. The shape changes once they
+        are stored."""
+        self._require_writable()
+        self._source = append(self._source, values, axis, WriteStats())
 
     def explain(self, key: Any = ...) -> Explanation:
         """What reading `key` would do, without doing it: requests, bytes, chunks, and which stage runs
@@ -181,6 +234,16 @@ class Array:
 
     def _read(self, chosen: Selection, out: Any = None, stats: ReadStats | None = None) -> Any:
         return read(self._source, chosen, out, stats or ReadStats(), self._device)
+
+    def _write(self, chosen: Selection, values: Any, stats: WriteStats | None = None) -> None:
+        self._require_writable()
+        write(self._source, chosen, values, stats or WriteStats())
+
+    def _require_writable(self) -> None:
+        if not self._writable:
+            raise ReadOnlyError(
+                "the array is open for reading", array=self.name, hint='open it with mode="r+"'
+            )
 
     def _scalar(self, result: Any, key: Any) -> Any:
         """NumPy gives a scalar, not an array of no dimensions, unless the key holds an ellipsis."""
@@ -203,7 +266,7 @@ class Array:
 
     def __reduce__(self) -> tuple[object, ...]:
         """Handles can be sent to other processes, if their stores can."""
-        return _reopened, (self.store, self.path, self.metadata, self.device)
+        return _reopened, (self.store, self.path, self.metadata, self.device, self._writable)
 
     def __len__(self) -> int:
         """Elements along the first dimension."""
@@ -217,17 +280,20 @@ class Array:
         return f"<gpuzarr.Array {self.name} {self.shape} {self.dtype} {cut} on {self.device}>"
 
 
-def _reopened(store: Store, path: str, meta: ArrayMeta, device: str) -> Array:
-    return Array(store, path, meta, choose(device))
+def _reopened(store: Store, path: str, meta: ArrayMeta, device: str, writable: bool) -> Array:
+    return Array(store, path, meta, choose(device), writable)
 
 
 class Indexer:
     """Something that is indexed: `array.oindex[...]`."""
 
-    __slots__ = ("_get",)
+    __slots__ = ("_get", "_set")
 
-    def __init__(self, get: Callable[[Any], Any]) -> None:
-        self._get = get
+    def __init__(self, get: Callable[[Any], Any], set: Callable[[Any, Any], None]) -> None:
+        self._get, self._set = get, set
 
     def __getitem__(self, key: Any) -> Any:
         return self._get(key)
+
+    def __setitem__(self, key: Any, values: Any) -> None:
+        self._set(key, values)

@@ -43,6 +43,12 @@ class Config:
     wave_nbytes: int = 0
     """Device memory that the encoded and decoded chunks of the waves of a read may take, scratch included. 0:
     what the device suggests, 2 GiB where it has that."""
+    write_empty_chunks: int = 0
+    """1: chunks that hold the fill value alone are stored too."""
+    verify: int = 0
+    """1: each chunk is decoded again when it was encoded, and compared, before it is stored."""
+    fsync: int = 0
+    """1: what is written to a local disk has reached it when the call returns. Slow."""
     index_cache_nbytes: int = 64 * MiB
     """Decoded shard indexes kept by each array handle."""
     max_chunk_nbytes: int = 4 * GiB
@@ -71,7 +77,10 @@ def _from_environment() -> Config:
     return _checked(Config(**found))
 
 
-_FROM_0 = ("coalesce_gap", "sim_sanitize", "strict", "untrusted", "wave_nbytes")
+_FROM_0 = (
+    *("coalesce_gap", "fsync", "sim_sanitize", "strict", "untrusted", "verify", "wave_nbytes"),
+    "write_empty_chunks",
+)
 
 
 def _checked(config: Config) -> Config:

@@ -8,25 +8,36 @@ from typing import Any
 
 from gpuzarr.array import Array
 from gpuzarr.device.choose import Place
-from gpuzarr.errors import ArgumentError, NotFoundError
-from gpuzarr.meta.dialect import consolidated_child, join, list_children, read_attributes, read_meta, where
+from gpuzarr.errors import ArgumentError, NotFoundError, ReadOnlyError
+from gpuzarr.meta.dialect import (
+    consolidated_child,
+    join,
+    list_children,
+    put_attributes,
+    read_attributes,
+    read_meta,
+    where,
+)
 from gpuzarr.meta.model import ArrayMeta, GroupMeta, NodeMeta
-from gpuzarr.store.base import Store
+from gpuzarr.store.base import Store, WritableStore
 
 
 class Group(Mapping[str, "Array | Group"]):
-    """A group in a store, open for reading: a mapping of names to what lies right below; paths reach deeper.
+    """A group in a store: a mapping of names to what lies right below; paths reach deeper.
 
     `open` makes it. With consolidated metadata, nothing below needs a request until data is read.
     """
 
-    __slots__ = ("_attributes", "_device", "metadata", "path", "store")
+    __slots__ = ("_attributes", "_device", "_writable", "metadata", "path", "store")
 
-    def __init__(self, store: Store, path: str, meta: GroupMeta, device: Place) -> None:
+    def __init__(
+        self, store: Store, path: str, meta: GroupMeta, device: Place, writable: bool = False
+    ) -> None:
         self.store = store
         self.path = path
         self.metadata = meta
         self._device = device
+        self._writable = writable
         self._attributes: Mapping[str, Any] | None = None
 
     @property
@@ -46,6 +57,16 @@ class Group(Mapping[str, "Array | Group"]):
             self._attributes = MappingProxyType(read_attributes(self.store, self.path, self.metadata))
         return self._attributes
 
+    def update_attributes(self, attributes: Mapping[str, Any], *, replace: bool = False) -> None:
+        """Set attributes, JSON values by name; a None removes one. `replace` removes all others."""
+        if not self._writable or not isinstance(self.store, WritableStore):
+            raise ReadOnlyError("the group is open for reading", array=self.name, hint='use mode="r+"')
+        merged = {**({} if replace else self.attrs), **attributes}
+        kept = {name: value for name, value in merged.items() if value is not None}
+        document = put_attributes(self.store, self.path, self.metadata, kept)
+        self.metadata = GroupMeta(kept, self.zarr_format, document, self.metadata.children)
+        self._attributes = MappingProxyType(kept)
+
     def __getitem__(self, name: str) -> Array | Group:
         """The array or group at a relative path. Nothing there is a NotFoundError, also a KeyError."""
         if not isinstance(name, str):
@@ -63,7 +84,7 @@ class Group(Mapping[str, "Array | Group"]):
 
     def _handle(self, name: str, meta: NodeMeta) -> Array | Group:
         kind = Array if isinstance(meta, ArrayMeta) else Group
-        return kind(self.store, join(self.path, name), meta, self._device)  # type: ignore[arg-type]
+        return kind(self.store, join(self.path, name), meta, self._device, self._writable)  # type: ignore[arg-type]
 
     def __iter__(self) -> Iterator[str]:
         """The names right below."""

@@ -195,6 +195,10 @@ class Codec:
         """The configuration as a metadata document holds it."""
         return {field.name: getattr(self, field.name) for field in fields(self)}
 
+    def to_document(self, zarr_format: int, dtype: np.dtype[Any]) -> dict[str, Any]:
+        """The configuration for a new array of `dtype`, as other readers of that format expect it."""
+        return {key: value for key, value in self.to_config().items() if value is not None}
+
     @property
     def trailer(self) -> int | None:
         """Bytes behind the decoded ones, where the device form does no more than take them off; else None."""

@@ -172,6 +172,18 @@ class Blosc(Shuffled):
             del stated["typesize"]
         return stated
 
+    def to_document(self, zarr_format: int, dtype: np.dtype[Any]) -> dict[str, Any]:
+        """v3 names the shuffle and states the typesize; v2 has a number, and takes the typesize from the
+        array."""
+        size = self.typesize or max(dtype.itemsize, 1)
+        shuffle = SHUFFLES[self.shuffle] if isinstance(self.shuffle, str) else self.shuffle
+        if shuffle == -1:
+            shuffle = 2 if size == 1 else 1
+        stated = {"cname": self.cname, "clevel": self.clevel, "blocksize": self.blocksize}
+        if zarr_format == 2:
+            return {**stated, "shuffle": shuffle}
+        return {**stated, "shuffle": list(SHUFFLES)[shuffle], "typesize": size}
+
     def decode(self, chunk: Buffer, decoded: ChunkSpec, out: NDArray[np.uint8] | None = None) -> Buffer:
         """Straight into `out`. Outside of the main thread numcodecs takes no lock and starts no threads."""
         stored = as_bytes(chunk)

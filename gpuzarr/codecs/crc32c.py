@@ -4,7 +4,7 @@ kernels/crc.cu."""
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import google_crc32c
 import numpy as np
@@ -21,6 +21,10 @@ class CRC32C(Checksum32):
 
     kernel: ClassVar[str] = "gz_crc32c"
     location: Location = "end"
+
+    def to_document(self, zarr_format: int, dtype: np.dtype[Any]) -> dict[str, Any]:
+        """At the end it needs no words."""
+        return {} if self.location == "end" and zarr_format == 3 else {"location": self.location}
 
     def checksum(self, covered: NDArray[np.uint8]) -> int:
         """CRC-32C."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import ClassVar, Final, NamedTuple
+from typing import Any, ClassVar, Final, NamedTuple
 
 import numpy as np
 from numcodecs import zstd
@@ -139,6 +139,11 @@ class Zstd(Codec):
             raise MetadataError(f"level {self.level!r} is not -131072 to 22", codec="zstd")
         if type(self.checksum) is not bool:
             raise MetadataError(f"checksum {self.checksum!r} is neither true nor false", codec="zstd")
+
+    def to_document(self, zarr_format: int, dtype: np.dtype[Any]) -> dict[str, Any]:
+        """Older readers of v2 know no `checksum`."""
+        stated = {"level": self.level}
+        return stated if zarr_format == 2 and not self.checksum else {**stated, "checksum": self.checksum}
 
     def decode(self, chunk: Buffer, decoded: ChunkSpec, out: NDArray[np.uint8] | None = None) -> Buffer:
         """Straight into `out`, in one pass where the size is known. Empty content is an error, as in

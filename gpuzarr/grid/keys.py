@@ -14,6 +14,20 @@ class KeyEncoding:
     name: Literal["default", "v2"]
     separator: Literal["/", "."]
 
+    def cell(self, key: str, ndim: int) -> tuple[int, ...] | None:
+        """The chunk that a key names; None if it names none."""
+        if ndim == 0:
+            return () if key == self.key(()) else None
+        parts = key.split(self.separator)
+        if self.name == "default":
+            if parts[0] != "c":
+                return None
+            parts = parts[1:]
+        if len(parts) != ndim or not all(part.isascii() and part.isdigit() for part in parts):
+            return None
+        cell = tuple(int(part) for part in parts)
+        return cell if self.key(cell) == key else None
+
     def key(self, cell: Iterable[int]) -> str:
         """The key of one chunk, relative to its array."""
         numbers = self.separator.join(map(str, cell))

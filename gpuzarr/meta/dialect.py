@@ -13,9 +13,9 @@ from typing import Any
 
 from gpuzarr.errors import GpuzarrError, MetadataError, NotFoundError
 from gpuzarr.meta import consolidated, v2, v3
-from gpuzarr.meta.document import attributes, check_nbytes, parse
+from gpuzarr.meta.document import attributes, check_nbytes, dump, parse
 from gpuzarr.meta.model import ArrayMeta, GroupMeta, NodeMeta
-from gpuzarr.store.base import Buffer, Request, Store
+from gpuzarr.store.base import Buffer, Request, Store, WritableStore
 
 _DOCUMENTS = ("zarr.json", ".zarray", ".zgroup")
 
@@ -154,6 +154,45 @@ def _child(document: Mapping[str, Any], at: str, meta: GroupMeta, name: str) -> 
         }
         node = GroupMeta(node.attributes, node.zarr_format, node.document, below)
     return node
+
+
+def put_node(
+    store: WritableStore, path: str, document: Mapping[str, Any], attrs: Mapping[str, Any] | None = None
+) -> None:
+    """Store a node's document; the attributes of v2 before it, in their own object."""
+    if document["zarr_format"] == 3:
+        store.put([(join(path, "zarr.json"), dump(document))])
+        return
+    if attrs:
+        store.put([(join(path, ".zattrs"), dump(attrs))])
+    store.put([(join(path, ".zarray" if "shape" in document else ".zgroup"), dump(document))])
+
+
+def put_parents(store: WritableStore, path: str, zarr_format: int) -> None:
+    """Groups at every place above `path` where there is nothing."""
+    while path:
+        path = path.rpartition("/")[0]
+        if any(store.exists(join(path, name)) for name in _DOCUMENTS):
+            return
+        document = {"zarr_format": 2} if zarr_format == 2 else group_v3({})
+        put_node(store, path, document)
+
+
+def group_v3(attrs: Mapping[str, Any]) -> dict[str, Any]:
+    """The document of a v3 group."""
+    return {"zarr_format": 3, "node_type": "group", "attributes": dict(attrs)}
+
+
+def put_attributes(
+    store: WritableStore, path: str, meta: NodeMeta, attrs: Mapping[str, Any]
+) -> Mapping[str, Any]:
+    """Replace a node's attributes; the node's document as it is now."""
+    if meta.zarr_format == 2:
+        store.put([(join(path, ".zattrs"), dump(attrs))])
+        return meta.document
+    document = {**meta.document, "attributes": dict(attrs)}
+    store.put([(join(path, "zarr.json"), dump(document))])
+    return document
 
 
 __all__ = ["ArrayMeta", "GroupMeta", "MetadataError", "NodeMeta", "read_meta"]

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from gpuzarr import config
-from gpuzarr.errors import LimitError, MetadataError
+from gpuzarr.errors import ArgumentError, LimitError, MetadataError
 from gpuzarr.store.base import Buffer
 
 
@@ -26,6 +26,14 @@ def parse(stored: Buffer, name: str) -> dict[str, Any]:
     if not isinstance(document, dict):
         raise MetadataError(f"{name} holds no JSON object")
     return document
+
+
+def dump(document: Mapping[str, Any]) -> bytes:
+    """A document as people can read it. What JSON cannot hold is an ArgumentError."""
+    try:
+        return json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False).encode()
+    except (TypeError, ValueError) as error:
+        raise ArgumentError(f"not JSON: {error}", hint="attributes hold JSON values") from error
 
 
 def check_nbytes(nbytes: int, name: str) -> None:

@@ -22,11 +22,11 @@ DType = np.dtype[Any]
 STRING: DType = np.dtypes.StringDType()
 OBJECT: DType = np.dtype(object)
 
-_CORE = frozenset(
+CORE = frozenset(
     ["bool", "complex64", "complex128", "float16", "float32", "float64"]
     + [f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)]
 )
-_SMALL = frozenset(
+SMALL = frozenset(
     """bfloat16 int2 int4 uint2 uint4 float4_e2m1fn float6_e2m3fn float6_e3m2fn float8_e3m4 float8_e4m3
     float8_e4m3b11fnuz float8_e4m3fn float8_e4m3fnuz float8_e5m2 float8_e5m2fnuz float8_e8m0fnu""".split()
 )
@@ -54,14 +54,14 @@ def small(name: str) -> DType:
 def carrier(dtype: DType) -> DType:
     """The type in which values move: unsigned integers for types that NumPy cannot swap, else the type
     itself."""
-    return np.dtype(f"u{dtype.itemsize}") if dtype.name in _SMALL else dtype
+    return np.dtype(f"u{dtype.itemsize}") if dtype.name in SMALL else dtype
 
 
 def from_v2(value: Any) -> DType:
     """A v2 `dtype`: a type string, or a list of fields. Its byte order is kept: it is that of the stored
     bytes."""
     if isinstance(value, str):
-        if value in _SMALL:
+        if value in SMALL:
             return small(value)
         if value in ("|O", "O"):
             return OBJECT
@@ -79,7 +79,7 @@ def from_v2(value: Any) -> DType:
         if not isinstance(field, list) or len(field) not in (2, 3) or not isinstance(field[0], str):
             raise MetadataError(f"{field!r} is not a field of a structured data type")
         dtype = from_v2(field[1])
-        if dtype.hasobject or dtype.name in _SMALL:
+        if dtype.hasobject or dtype.name in SMALL:
             raise UnsupportedError(f"field {field[0]!r} of a structured data type cannot be {field[1]!r}")
         fields.append((field[0], dtype, _field_shape(field[2])) if len(field) == 3 else (field[0], dtype))
     return _structured(fields)
@@ -115,9 +115,9 @@ def from_v3(value: Any) -> DType:
     options = value.get("configuration") or {} if isinstance(value, dict) else {}
     if not isinstance(name, str) or not isinstance(options, dict):
         raise MetadataError(f"data_type {value!r} is neither a name nor an object with one")
-    if name in _CORE:
+    if name in CORE:
         return np.dtype(name)
-    if name in _SMALL:
+    if name in SMALL:
         return small(name)
     if name == "string":
         return STRING
@@ -150,7 +150,7 @@ def _v3_field(field: Any) -> tuple[str, DType]:
     if not isinstance(field, list) or len(field) != 2 or not isinstance(field[0], str):
         raise MetadataError(f"{field!r} is not a field of a structured data_type")
     dtype = from_v3(field[1])
-    if dtype.kind in "OT" or dtype.name in _SMALL:
+    if dtype.kind in "OT" or dtype.name in SMALL:
         raise UnsupportedError(f"field {field[0]!r} of a structured data_type cannot be {field[1]!r}")
     return field[0], dtype
 
@@ -197,7 +197,7 @@ def _fill(value: Any, dtype: DType, zarr_format: int) -> NDArray[Any]:
         return _object_fill(value, dtype)
     if value is None and zarr_format == 2:
         return np.array("NaT", dtype) if dtype.kind in "mM" else np.zeros((), dtype)
-    if dtype.names or (dtype.kind in "SV" and dtype.name not in _SMALL):
+    if dtype.names or (dtype.kind in "SV" and dtype.name not in SMALL):
         return _bytes_fill(value, dtype, zarr_format)
     if dtype.kind == "U":
         if not isinstance(value, str):

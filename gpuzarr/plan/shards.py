@@ -42,6 +42,12 @@ class IndexCache:
             self._held.move_to_end(shard)
             return True, self._held[shard]
 
+    def forget(self, key: str) -> None:
+        """The shard under `key` was rewritten, or is about to be."""
+        with self._lock:
+            for shard in [shard for shard in self._held if shard[0] == key]:
+                self.nbytes -= _weight(self._held.pop(shard))
+
     def put(self, shard: tuple[str, int, int], index: Index) -> None:
         """Keep an index, and forget the oldest ones past the limit."""
         with self._lock:

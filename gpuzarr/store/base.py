@@ -1,8 +1,8 @@
 """A store maps keys to bytes. It knows nothing of arrays.
 
-Reading is one call for many byte ranges, so that a store can open a file once, pool connections, or send
-requests at the same time. Keys are relative, `/`-separated and clean: no empty, `.` or `..` part. An absent
-key is a value (None); a key that cannot be read is a StoreError.
+Reading is one call for many byte ranges, writing one for many objects, so that a store can open a file once,
+pool connections, or send requests at the same time. Keys are relative, `/`-separated and clean: no empty, `.`
+or `..` part. An absent key is a value (None); a key that cannot be read is a StoreError.
 """
 
 from __future__ import annotations
@@ -74,6 +74,25 @@ class Store(Protocol):
 
     def list_dir(self, prefix: str = "") -> Iterator[str]:
         """The names right below `prefix`, of objects and of prefixes alike, each once."""
+        ...
+
+
+@runtime_checkable
+class WritableStore(Store, Protocol):
+    """A store that can be written. An object appears whole or not at all: whoever reads sees the old bytes or
+    the new ones."""
+
+    def put(self, objects: Sequence[tuple[str, Buffer]]) -> None:
+        """Store each under its key, in place of what was there, in any order. A StoreError names the first
+        that failed; its old bytes are still there, others may have been stored."""
+        ...
+
+    def delete(self, keys: Sequence[str]) -> None:
+        """Remove objects; those that are not there are no error."""
+        ...
+
+    def delete_below(self, prefix: str) -> None:
+        """Remove every object whose key begins with `prefix`, which ends at a `/` or is empty."""
         ...
 
 

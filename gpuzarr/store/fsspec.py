@@ -38,6 +38,37 @@ class FsspecStore:
             raise StoreError(f"cannot read from {self.url}: {error}") from error
         return [self._bytes(answer, request) for answer, request in zip(answers, requests, strict=True)]
 
+    def put(self, objects: Sequence[tuple[str, Buffer]]) -> None:
+        """All in flight at once where the file system is asynchronous."""
+        paths = {self._path(key): bytes(value) for key, value in objects}
+        if self.traits is not REMOTE:
+            for folder in {path.rpartition("/")[0] for path in paths}:
+                self.fs.makedirs(folder, exist_ok=True)
+        try:
+            self.fs.pipe(paths)
+        except (OSError, ValueError, NotImplementedError) as error:
+            raise StoreError(f"cannot write to {self.url}: {error or type(error).__name__}") from error
+
+    def delete(self, keys: Sequence[str]) -> None:
+        """One request each."""
+        for key in keys:
+            try:
+                self.fs.rm_file(self._path(key))
+            except _ABSENT:
+                pass
+            except (OSError, NotImplementedError) as error:
+                raise StoreError(f"cannot delete {key} at {self.url}: {error}") from error
+
+    def delete_below(self, prefix: str) -> None:
+        """With one call."""
+        top = f"{self.root}/{prefix}".rstrip("/")
+        try:
+            self.fs.rm(top, recursive=True)
+        except _ABSENT:
+            pass
+        except (OSError, NotImplementedError) as error:
+            raise StoreError(f"cannot delete {prefix or '/'} at {self.url}: {error}") from error
+
     def _path(self, key: str) -> str:
         return f"{self.root}/{clean_key(key)}" if self.root else clean_key(key)
 

@@ -3,15 +3,22 @@
 Nothing outside the directory is read: a symbolic link that leads out of it is refused, unless
 `follow_symlinks` is set. (Listing and looking do follow links, and give names and sizes away, no bytes.)
 A file is opened once for all ranges that are asked of it in a row.
+
+A file is written beside its place, under a name that no key has, and renamed: whoever reads sees the old
+bytes or the new ones, also after a crash. What a killed process leaves behind is not listed, and in nobody's
+way.
 """
 
 from __future__ import annotations
 
 import errno
+import itertools
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 
+from gpuzarr import config
 from gpuzarr.errors import StoreError
 from gpuzarr.store.base import Buffer, Place, Request, Traits, clean_key
 
@@ -20,6 +27,8 @@ _ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR)
 _OPEN = os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0) | getattr(os, "O_NONBLOCK", 0)
 _NO_LINK = getattr(os, "O_NOFOLLOW", 0)
 _MODEST = 1 << 20  # bytes that are asked for without a look at the file's size
+_PARTIAL = ".~"  # begins the name of a file that is being written
+_counter = itertools.count()
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +98,56 @@ class LocalStore:
                 hint='open that place itself, or pass storage_options={"follow_symlinks": True}',
             )
 
+    def put(self, objects: Sequence[tuple[str, Buffer]]) -> None:
+        """File by file, each as a whole."""
+        for key, value in objects:
+            path = f"{self.root}/{clean_key(key)}"
+            directory, _, name = path.rpartition("/")
+            partial = f"{directory}/{_PARTIAL}{name}.{os.getpid()}.{next(_counter)}"
+            try:
+                if not self.follow_symlinks and directory not in self._inside:
+                    os.makedirs(directory, exist_ok=True)
+                    self._require_inside(directory)
+                    self._inside.add(directory)
+                _write(partial, directory, memoryview(value).cast("B"))
+                os.replace(partial, path)
+                if config.current().fsync:
+                    _sync_directory(directory)
+            except OSError as error:
+                with suppress(OSError):
+                    os.unlink(partial)
+                if isinstance(error, StoreError):
+                    raise
+                raise StoreError(f"cannot write {key} in {self.root}: {error.strerror or error}") from error
+
+    def delete(self, keys: Sequence[str]) -> None:
+        """Directories stay."""
+        for key in keys:
+            try:
+                os.unlink(f"{self.root}/{clean_key(key)}")
+            except OSError as error:
+                if error.errno not in _ABSENT:
+                    raise StoreError(f"cannot delete {key} in {self.root}: {error.strerror}") from error
+
+    def delete_below(self, prefix: str) -> None:
+        """With its directories, and what a killed process left there."""
+        top = os.path.join(self.root, clean_key(prefix.rstrip("/"))) if prefix else self.root
+        try:
+            if os.path.islink(top):
+                os.unlink(top)
+            for directory, folders, files in os.walk(top, topdown=False):
+                for name in files:
+                    os.unlink(os.path.join(directory, name))
+                for name in folders:
+                    path = os.path.join(directory, name)
+                    (os.unlink if os.path.islink(path) else os.rmdir)(path)
+            if prefix and os.path.isdir(top):
+                os.rmdir(top)
+        except OSError as error:
+            raise StoreError(f"cannot delete {prefix or '.'} in {self.root}: {error.strerror}") from error
+        finally:
+            self._inside.clear()
+
     def size(self, key: str) -> int | None:
         """The file's size."""
         try:
@@ -105,12 +164,14 @@ class LocalStore:
         top = os.path.join(self.root, prefix)
         for directory, _, files in os.walk(top, followlinks=self.follow_symlinks):
             for name in files:
-                yield os.path.relpath(os.path.join(directory, name), self.root)
+                if not name.startswith(_PARTIAL):
+                    yield os.path.relpath(os.path.join(directory, name), self.root)
 
     def list_dir(self, prefix: str = "") -> Iterator[str]:
         """Names in one directory."""
         try:
-            return iter(sorted(os.listdir(os.path.join(self.root, prefix))))
+            names = sorted(os.listdir(os.path.join(self.root, prefix)))
+            return (name for name in names if not name.startswith(_PARTIAL))
         except OSError as error:
             if error.errno in _ABSENT:
                 return iter(())
@@ -135,3 +196,33 @@ def _read(fd: int, i: int, request: Request, place: Place | None) -> memoryview 
             return into[:done]
         done += got
     return into
+
+
+def _write(path: str, directory: str, value: memoryview) -> None:
+    """A new file with these bytes. Its directory is made if need be."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
+    try:
+        fd = os.open(path, flags, 0o666)
+    except FileNotFoundError:
+        os.makedirs(directory, exist_ok=True)
+        fd = os.open(path, flags, 0o666)
+    try:
+        done = 0
+        while done < len(value):
+            wrote = os.write(fd, value[done:])
+            if not wrote:
+                raise OSError(errno.EIO, "nothing was written")
+            done += wrote
+        if config.current().fsync:
+            os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def _sync_directory(directory: str) -> None:
+    """A rename lasts once its directory is on the disk."""
+    fd = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

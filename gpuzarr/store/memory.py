@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
 
 from gpuzarr.errors import StoreError
@@ -33,6 +33,35 @@ class MappingStore:
                 except TypeError as error:
                     raise StoreError(f"the value of {request.key} is not bytes: {error}") from error
         return found
+
+    def put(self, objects: Sequence[tuple[str, Buffer]]) -> None:
+        """Copies, as `bytes`."""
+        mapping = self._mutable()
+        for key, value in objects:
+            try:
+                mapping[clean_key(key)] = bytes(value)
+            except OSError as error:
+                raise StoreError(f"cannot write {key}: {error}") from error
+
+    def delete(self, keys: Sequence[str]) -> None:
+        """Without looking first."""
+        mapping = self._mutable()
+        for key in keys:
+            try:
+                del mapping[clean_key(key)]
+            except KeyError:
+                pass
+            except OSError as error:
+                raise StoreError(f"cannot delete {key}: {error}") from error
+
+    def delete_below(self, prefix: str) -> None:
+        """Key by key."""
+        self.delete(list(self.list(prefix)))
+
+    def _mutable(self) -> MutableMapping[str, bytes]:
+        if not isinstance(self.mapping, MutableMapping):
+            raise StoreError(f"a {type(self.mapping).__name__} cannot be written", hint="give a dict")
+        return self.mapping
 
     def size(self, key: str) -> int | None:
         """Known only where the value lies in memory anyway."""

@@ -18,8 +18,9 @@ from gpuzarr.store.memory import MappingStore
 _EXTRAS = {"s3": "s3", "s3a": "s3", "http": "http", "https": "http"}
 
 
-def open_store(target: Any, storage_options: Mapping[str, Any] | None = None) -> Store:
-    """The store that `target` names: a path, a URL that fsspec knows, a mapping, or a store itself.
+def open_store(target: Any, storage_options: Mapping[str, Any] | None = None, create: bool = False) -> Store:
+    """The store that `target` names: a path, a URL that fsspec knows, a mapping, or a store itself. `create`:
+    a local directory need not be there yet.
 
     `storage_options` go to fsspec; a local directory takes `follow_symlinks`.
     """
@@ -28,9 +29,9 @@ def open_store(target: Any, storage_options: Mapping[str, Any] | None = None) ->
         url = os.fspath(target)
         if "://" in url or "::" in url:
             if url.startswith("file://"):
-                return _local(url.removeprefix("file://"), options)
+                return _local(url.removeprefix("file://"), options, create)
             return _remote(url, options)
-        return _local(url, options)
+        return _local(url, options, create)
     if isinstance(target, Mapping):
         return MappingStore(target)
     if isinstance(target, Store):
@@ -40,7 +41,7 @@ def open_store(target: Any, storage_options: Mapping[str, Any] | None = None) ->
     )
 
 
-def _local(path: str, options: dict[str, Any]) -> Store:
+def _local(path: str, options: dict[str, Any], create: bool) -> Store:
     follow = options.pop("follow_symlinks", False)
     if options:
         raise ArgumentError(f"a local path takes no storage option {', '.join(sorted(options))}")
@@ -53,7 +54,9 @@ def _local(path: str, options: dict[str, Any]) -> Store:
         from gpuzarr.store.zip import ZipStore
 
         return ZipStore(absolute, absolute)
-    if not os.path.isdir(absolute):
+    if create and absolute.lower().endswith(".zip"):
+        raise ArgumentError(f"{path}: archives are only read", hint="write a directory, and zip it")
+    if not create and not os.path.isdir(absolute):
         raise NotFoundError(f"no such directory: {absolute}")
     return LocalStore(absolute, follow)
 
