@@ -57,6 +57,8 @@ class Config:
     """A metadata document larger than this is refused."""
     cache_dir: str = os.path.join(os.path.expanduser("~"), ".cache", "gpuzarr")
     """Where compiled kernels are kept."""
+    cuda_home: str = ""
+    """Where a CUDA toolkit is, for its NVRTC; also `$CUDA_HOME` and `$CUDA_PATH`. A wheel's comes first."""
     cxx: str = ""
     """The C++ compiler of device `sim`; also `$CXX`. Empty: g++, c++ or clang++, whichever is there."""
     sim_sanitize: int = 0
@@ -64,7 +66,8 @@ class Config:
 
 
 def _from_environment() -> Config:
-    found: dict[str, Any] = {"cxx": os.environ.get("CXX", "")}
+    cuda = os.environ.get("CUDA_HOME") or os.environ.get("CUDA_PATH", "")
+    found: dict[str, Any] = {"cxx": os.environ.get("CXX", ""), "cuda_home": cuda}
     for setting in fields(Config):
         text = os.environ.get(f"GPUZARR_{setting.name.upper()}")
         if text:

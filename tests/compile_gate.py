@@ -7,8 +7,6 @@ Where neither compiler is found it says so and exits with 0: then nothing was ch
 
 from __future__ import annotations
 
-import ctypes
-import importlib.util
 import os
 import re
 import shutil
@@ -18,9 +16,11 @@ import tempfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
-from gpuzarr.device import catalogue
+from gpuzarr.device import catalogue, nvrtc
+from gpuzarr.errors import MissingDependencyError
 
 ARCHITECTURES = (75, 80, 90, 100, 120)
 
@@ -71,57 +71,25 @@ def by_nvcc(nvcc: str, source: Path) -> list[Compiled]:
     return parse(done.stderr)
 
 
-class Nvrtc:
-    """The few calls of libnvrtc that compile."""
-
-    def __init__(self, library: Path) -> None:
-        self._library = ctypes.CDLL(str(library))
-
-    def _call(self, name: str, *arguments: object) -> int:
-        status: int = self._library[name](*arguments)
-        return status
-
-    def _text(self, name: str, program: ctypes.c_void_p) -> bytes:
-        """What `<name>Size` and `<name>` give."""
-        size = ctypes.c_size_t()
-        self._call(f"{name}Size", program, ctypes.byref(size))
-        text = ctypes.create_string_buffer(max(size.value, 1))
-        self._call(name, program, text)
-        return text.raw[: size.value]
-
-    def compile(self, source: Path) -> list[Compiled]:
-        """One call for each architecture."""
-        found = []
-        header = (catalogue.root() / "gz.cuh").read_bytes()
-        for architecture in ARCHITECTURES:
-            program = ctypes.c_void_p()
-            headers, names = (ctypes.c_char_p * 1)(header), (ctypes.c_char_p * 1)(b"gz.cuh")
-            text, name = source.read_bytes(), source.name.encode()
-            self._call("nvrtcCreateProgram", ctypes.byref(program), text, name, 1, headers, names)
-            options = [
-                *catalogue.CUDA_FLAGS,
-                f"--gpu-architecture=sm_{architecture}",
-                "--ptxas-options=--verbose",
-            ]
-            encoded = (ctypes.c_char_p * len(options))(*(option.encode() for option in options))
-            status = self._call("nvrtcCompileProgram", program, len(options), encoded)
-            log = self._text("nvrtcGetProgramLog", program).decode(errors="replace")
-            if status == 0 and not self._text("nvrtcGetCUBIN", program).startswith(b"\x7fELF"):
-                raise CompileError(f"{source.name} for sm_{architecture}: no machine code")
-            self._call("nvrtcDestroyProgram", ctypes.byref(program))
-            if status or "warning" in log:
-                raise CompileError(f"{source.name} for sm_{architecture}:\n{log}")
-            found += parse(log)
-        return found
+def by_nvrtc(compiler: nvrtc.Nvrtc, source: Path) -> list[Compiled]:
+    """One call for each architecture."""
+    found = []
+    for architecture in ARCHITECTURES:
+        code, log = compiler.compile(source, f"sm_{architecture}", "--ptxas-options=--verbose")
+        if not code or "warning" in log:
+            raise CompileError(f"{source.name} for sm_{architecture}:\n{log}")
+        if not code.startswith(b"\x7fELF"):
+            raise CompileError(f"{source.name} for sm_{architecture}: no machine code")
+        found += parse(log)
+    return found
 
 
-def find_nvrtc() -> Path | None:
-    """libnvrtc of the wheel, whatever the wheel's layout."""
-    spec = importlib.util.find_spec("nvidia")
-    for folder in (spec.submodule_search_locations or []) if spec else []:
-        for library in sorted(Path(folder).glob("*/lib/libnvrtc.so.*")):
-            return library
-    return None
+def find_nvrtc() -> nvrtc.Nvrtc | None:
+    """NVRTC, if it is installed."""
+    try:
+        return nvrtc.load()
+    except MissingDependencyError:
+        return None
 
 
 def table(compiled: list[Compiled]) -> str:
@@ -142,14 +110,14 @@ def table(compiled: list[Compiled]) -> str:
 
 def main() -> int:
     """The exit status."""
-    nvcc, nvrtc = shutil.which("nvcc"), find_nvrtc()
+    nvcc, found_nvrtc = shutil.which("nvcc"), find_nvrtc()
     compile_one: Callable[[Path], list[Compiled]]
     if nvcc and "--nvrtc" not in sys.argv:
         print(f"compiling with {nvcc}")
         compile_one = lambda source: by_nvcc(nvcc, source)  # noqa: E731
-    elif nvrtc:
-        print(f"compiling with {nvrtc}")
-        compile_one = Nvrtc(nvrtc).compile
+    elif found_nvrtc:
+        print(f"compiling with {found_nvrtc.path}")
+        compile_one = partial(by_nvrtc, found_nvrtc)
     else:
         print("NOTHING CHECKED: neither nvcc nor NVRTC is here; pip install nvidia-cuda-nvrtc")
         return 0

@@ -40,7 +40,7 @@ TYPES: list[tuple[list[Any], list[Any], Any]] = [
     *(([f"uint{bits}"], [np.dtype(f"u{bits // 8}").str], 0) for bits in BITS),
     *(([f"float{bits}"], [f"<f{bits // 8}"], 0.0) for bits in BITS[1:]),
     *(([f"complex{bits}"], [f"<c{bits // 8}"], [0.0, 0.0]) for bits in (64, 128)),
-    *(([name], [name], 0) for name in sorted(dtypes._SMALL)),
+    *(([name], [name], 0) for name in sorted(dtypes.SMALL)),
     ([("numpy.datetime64", {"unit": "ns", "scale_factor": 1})], ["<M8[ns]"], 0),
     ([("numpy.timedelta64", {"unit": "s", "scale_factor": 1})], ["<m8[s]"], 0),
     ([("fixed_length_utf32", {"length_bytes": 20})], ["<U5"], ""),

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from gpuzarr import config
 from gpuzarr.device.base import Device
-from gpuzarr.errors import ArgumentError, DeviceError
+from gpuzarr.errors import ArgumentError
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,12 +28,19 @@ def choose(name: str) -> Place:
         raise ArgumentError(f"device {name!r} is not a name", hint="use auto, cpu, cuda, cuda:N or sim")
     if name == "auto":
         name = config.current().device
-    if name in ("auto", "cpu"):
+    if name == "auto":
+        from gpuzarr.device.cuda import CudaDevice
+
+        name = "cpu" if CudaDevice.works() else "cuda"
+    if name == "cpu":
         return Place.cpu()
     if name == "sim" or name.startswith("sim:"):
         from gpuzarr.device.sim import SimDevice
 
         return Place(name, SimDevice.named(name))
     if name == "cuda" or name.startswith("cuda:"):
-        raise DeviceError("this version has no CUDA device yet", hint='use device="cpu", or "sim" in tests')
+        from gpuzarr.device.cuda import CudaDevice
+
+        device = CudaDevice.named(name)
+        return Place(device.name, device)
     raise ArgumentError(f"no device is called {name!r}", hint="use auto, cpu, cuda, cuda:N or sim")

@@ -95,11 +95,15 @@ def test_public_names() -> None:
         "GpuzarrError",
         "ReadStats",
         "Store",
+        "WriteStats",
         "configure",
         "configured",
+        "create_array",
+        "create_group",
         "load",
         "open",
         "open_array",
+        "save",
     ]
     assert all(hasattr(gpuzarr, name) for name in gpuzarr.__all__)
 

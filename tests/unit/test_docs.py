@@ -46,7 +46,7 @@ def test_a_stale_table_is_made_anew() -> None:
 
 def test_every_type_is_listed() -> None:
     listed = [name for names, _, _ in docs_tables.TYPES for name in names if isinstance(name, str)]
-    assert set(listed) >= dtypes._CORE | dtypes._SMALL
+    assert set(listed) >= dtypes.CORE | dtypes.SMALL
 
 
 def test_every_error_has_advice_and_its_place_in_the_tree() -> None:

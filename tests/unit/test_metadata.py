@@ -162,7 +162,7 @@ def test_v3_types(name: str, endian: str) -> None:
         assert held[...].tobytes() == values.tobytes()
 
 
-SMALL = [name for name in sorted(dtypes._SMALL) if hasattr(ml_dtypes, name)]
+SMALL = [name for name in sorted(dtypes.SMALL) if hasattr(ml_dtypes, name)]
 
 
 @pytest.mark.parametrize("name", SMALL)

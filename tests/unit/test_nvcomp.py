@@ -60,7 +60,8 @@ def test_scratch_grows_with_the_streams() -> None:
     for count, largest in ((1, 100), (7, 5000), (1000, 65536), (64, 1 << 20), (3, 1 << 26)):
         asked = LIBRARY.scratch_nbytes("zstd", count, largest, count * largest)
         assert asked <= count * zstd_scratch(largest, 1)
-        assert asked <= sim_nvcomp.HostLibrary().scratch_nbytes("zstd", count, largest, count * largest) * 1.01
+        stand_in = sim_nvcomp.HostLibrary().scratch_nbytes("zstd", count, largest, count * largest)
+        assert asked <= stand_in * 1.01
     assert [
         LIBRARY.scratch_nbytes(name, 64, 1 << 20, 64 << 20) for name in ("lz4", "snappy", "deflate", "gzip")
     ] == [0] * 4
