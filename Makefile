@@ -6,6 +6,7 @@
 #   make fuzz       damaged input for two minutes, then damaged chunks for the kernels
 #   make bench      tables beside other readers on this machine
 #   make test-gpu   the device suites on a CUDA machine, with the Python that is there (PYTHON=…)
+#   make bench-gpu  goals beside measurements on a CUDA machine, likewise
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -13,7 +14,7 @@ BIN := $(VENV)/bin
 WORKERS ?= auto
 export PYTHONDONTWRITEBYTECODE = 1
 
-.PHONY: demo test check lint types gates fuzz bench test-gpu clean
+.PHONY: demo test check lint types gates fuzz bench test-gpu bench-gpu clean
 .DELETE_ON_ERROR:
 
 # One stamp for each set of extras: it is made anew when pyproject.toml changes.
@@ -54,6 +55,9 @@ bench: $(VENV)/.bench
 # No environment is made here: a GPU machine may be offline.
 test-gpu:
 	$(PYTHON) -m tests.gpu $(ARGS)
+
+bench-gpu:
+	$(PYTHON) -m benchmarks.gpu $(ARGS)
 
 clean:
 	rm -rf $(VENV) demo build dist .pytest_cache .mypy_cache .ruff_cache .coverage*

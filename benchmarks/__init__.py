@@ -1,1 +1,1 @@
-"""Tables beside other readers, on this machine: `python -m benchmarks.suites`."""
+"""Tables beside other readers, on this machine: `python -m benchmarks.suites`, `python -m benchmarks.gpu`."""

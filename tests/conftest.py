@@ -1,4 +1,4 @@
-"""What tests share: the devices that run everywhere, and how a result comes to the host."""
+"""What tests share: the devices of the run (tests/devices.py), and how a result comes to the host."""
 
 from __future__ import annotations
 
@@ -7,10 +7,13 @@ import traceback
 from typing import Any
 
 import hypothesis
-import numpy as np
 import pytest
 
-SIM_ORDERS = ("sim", "sim:reversed", "sim:shuffled1", "sim:shuffled2")
+import gpuzarr
+from tests import devices
+from tests.devices import SIM_ORDERS, to_host
+
+__all__ = ["SIM_ORDERS", "to_host"]
 
 hypothesis.settings.register_profile(
     "gpuzarr",
@@ -21,15 +24,59 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile("gpuzarr")
 
 
-@pytest.fixture(params=["cpu", *SIM_ORDERS])
+@pytest.fixture(params=devices.EVERY)
 def device(request: pytest.FixtureRequest) -> str:
-    """Every device that needs no GPU, the simulated one in its four thread orders."""
+    """Every device of the run: by default those that need no GPU, the simulated one in its four thread
+    orders."""
     return str(request.param)
 
 
-def to_host(result: Any) -> np.ndarray:
-    """A result of any device as a NumPy array."""
-    return np.asarray(result if isinstance(result, (np.ndarray, np.generic)) else result.get())
+# ---- a run on a GPU is one on a GPU
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Tests that list devices by name, as `parametrize("device", ["cpu", "sim"])`, list those of the run."""
+    if not devices.CHOSEN:
+        return
+    for mark in metafunc.definition.iter_markers("parametrize"):
+        names, values = mark.args[:2]
+        if names == "device" and isinstance(values, list) and set(values) <= {"cpu", *SIM_ORDERS}:
+            values[:] = devices.CHOSEN
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """On a GPU, what has a device form runs there, even where the host were sooner. Device sim cannot be
+    had: a test that asks for it is one of sim, and is skipped; some modules ask while they are imported."""
+    if devices.ON_GPU:
+        gpuzarr.configure(strict=1)
+    if devices.ON_GPU or devices.no_gpu() is None:
+        gpuzarr.configure(device="cpu")  # tests that name no device are of the host, here as elsewhere
+    if devices.NO_SIM:
+        from gpuzarr.device.sim import SimDevice
+
+        def refused(*_: Any, **__: Any) -> None:
+            this = ", ".join(devices.CHOSEN)
+            pytest.skip(f"of device sim; this run is of {this}", allow_module_level=True)
+
+        SimDevice.__init__ = refused  # type: ignore[method-assign]
+        SimDevice.named = refused  # type: ignore[method-assign, assignment]
+
+
+@pytest.fixture(autouse=devices.ON_GPU)
+def _used_the_gpu(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Notes in the report which tests had a lane of a CUDA device: a run in which none had proves nothing."""
+    from gpuzarr.device.cuda import CudaDevice
+
+    lane, properties = CudaDevice.lane, request.node.user_properties
+
+    def noted(self: CudaDevice) -> Any:
+        real = hasattr(self.cupy, "__file__")  # and no stand-in of a test
+        if real and ("device", self.name) not in properties:
+            properties.append(("device", self.name))
+        return lane(self)
+
+    monkeypatch.setattr(CudaDevice, "lane", noted)
 
 
 @pytest.hookimpl(wrapper=True)

@@ -106,13 +106,12 @@ def _v3_samples() -> Iterator[Sample]:
                 index_location=where,
             )
             name = f"v3 shard {where} crc={checked}"
-            yield _written(name, grid, checked, chunks=(6, 4), serializer=inner, compressors=None)
+            # Not sealed: inner chunks of one size may come to lie in each other's places, checksums and all.
+            yield _written(name, grid, chunks=(6, 4), serializer=inner, compressors=None)
             nested = codecs.ShardingCodec(
                 chunk_shape=(6, 4), codecs=[inner], index_codecs=index, index_location=where
             )
-            yield _written(
-                f"{name} nested", grid, checked, chunks=(12, 8), serializer=nested, compressors=None
-            )
+            yield _written(f"{name} nested", grid, chunks=(12, 8), serializer=nested, compressors=None)
     yield _written(
         "v3 shard encoded",
         grid,

@@ -22,7 +22,7 @@ from gpuzarr.device.base import Lane
 
 MOST_TYPESIZE: Final = 255
 """Bytes of an item."""
-TILE_NBYTES: Final = 8192
+TILE_NBYTES: Final = 16384
 """What a block of kernels/unshuffle.cu holds at once."""
 
 
@@ -42,7 +42,7 @@ class Shuffled(Codec):
 def tiles(planes: NDArray[np.int64], nbytes: int) -> int:
     """Blocks of threads that a chunk of `nbytes` bytes takes, the most of all."""
     _, typesize, blocksize = planes.T
-    width = np.maximum(TILE_NBYTES // typesize // 32 * 32, 32)
+    width = np.maximum(TILE_NBYTES // typesize // 64 * 64, 64)
     blocks = -(-nbytes // blocksize)
     return int((np.maximum(-(-(blocksize // typesize) // width), 1) * blocks).max(initial=1))
 
@@ -54,27 +54,6 @@ def unshuffled(batch: Batch, decoded: ChunkSpec, lane: Lane) -> Batch:
         return replace(batch, planes=None)
     pitch = -(-nbytes // 16) * 16
     placed = even(lane.empty(pitch * len(batch)), pitch, len(batch))
-    from gpuzarr.device import catalogue  # TEMP
-
-    if "gz_unshuffle_scatter" not in catalogue.kernels():  # TEMP
-        zero = np.zeros(len(batch), np.int64)
-        notes = np.stack([zero, planes[:, 0], planes[:, 1], planes[:, 2], zero + 1, zero], axis=1)
-        plain = np.flatnonzero(planes[:, 0] == 0)
-        notes[plain, 1], notes[plain, 2] = 1, 1
-        most = tiles(notes[:, 1:4], nbytes)
-        lane.launch(
-            "gz_blosc_unshuffle",
-            len(batch) * most,
-            128,
-            src=batch.data,
-            src_offset=batch.offset,
-            dst=placed.data,
-            dst_offset=placed.offset,
-            notes=notes,
-            nbytes=nbytes,
-            pitch=most,
-        )
-        return replace(placed, nbytes=np.full(len(batch), nbytes, np.int64))
     one = np.zeros(1, np.int64)
     most = tiles(planes, nbytes)
     lane.launch(

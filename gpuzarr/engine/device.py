@@ -222,7 +222,8 @@ class _Waves:
         begins = {b: int(position[of == b].min()) // _ALIGN * _ALIGN for b in used}
         ends = {b: int((position + nbytes)[of == b].max()) for b in used}
         span = sum(ends[b] - begins[b] for b in used)
-        if span > 2 * int(nbytes.sum()) + _ALIGN * len(position):  # most of it belongs to other batches
+        total = int(nbytes.sum())
+        if span > total + total // 8 + _ALIGN * len(position):  # too much of it belongs to other batches
             upto = np.cumsum(_aligned(nbytes))
             _, memory = staging.take(int(upto[-1]))
             for i, at in enumerate((upto - _aligned(nbytes)).tolist()):

@@ -59,9 +59,6 @@ class Landing:
         self.fill_value = as_bytes(np.asarray(meta.carried_fill))
         self.points = [self._point_tables(chain) for chain in self.chains]
         spans = all(isinstance(group, Span) for group in plan.selection.groups)
-        from gpuzarr.device import catalogue  # TEMP
-
-        spans = spans and "gz_unshuffle_scatter" in catalogue.kernels()  # TEMP
         self.fused = [spans and chain.swap is not None and _in_order(chain) for chain in self.chains]
         """By shape: the last shuffle may be left to `scatter`. Chunks whose axes lie in another order take
         two passes: one that reads along them would write a few bytes at a time."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import importlib.util
 import json
-from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -66,8 +65,8 @@ class TestCodecs(CodecContract):
         return [_case(entry) for entry in _entries() if _available(entry)]
 
 
-def _packages() -> Iterator[str]:
-    return iter(sorted({entry["needs"] for entry in _entries() if "needs" in entry}))
+def _packages() -> list[str]:
+    return sorted({entry["needs"] for entry in _entries() if "needs" in entry})
 
 
 @pytest.mark.parametrize("package", _packages())
