@@ -16,17 +16,18 @@ from gpuzarr.codecs.fixedscaleoffset import FixedScaleOffset
 from gpuzarr.codecs.shuffle import Shuffle
 from gpuzarr.device import catalogue
 from gpuzarr.device.base import DeviceBuffer, Lane
-from gpuzarr.device.sim import ORDERS, SimDevice
+from gpuzarr.device.sim import SimDevice
 from gpuzarr.errors import ChunkError, MetadataError
 from gpuzarr.testing.device import download
+from tests.devices import DEVICES, lane_of
 
 Int64s = NDArray[np.int64]
 INTEGERS = ["i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8"]
 
 
-@pytest.fixture(params=ORDERS)
+@pytest.fixture(params=DEVICES)
 def lane(request: pytest.FixtureRequest) -> Lane:
-    return SimDevice.named(request.param).lane()
+    return lane_of(request.param)
 
 
 def packed(lane: Lane, chunks: list[bytes], gap: int = 0) -> tuple[DeviceBuffer, Int64s]:
@@ -273,7 +274,7 @@ def test_scatter_index_arithmetic(narrow: int, monkeypatch: pytest.MonkeyPatch) 
         edges = [0, 1, total - 1, total - 2, total // 2, extent[2], extent[2] - 1, extent[1] * extent[2] - 1]
         index = np.array([*edges, *rng.integers(0, total, 56)], np.int64).clip(0, total - 1)
         stride = [1000003, 1009, 16]
-        lane = SimDevice.named("sim").lane()
+        lane = lane_of(DEVICES[0])
         dst = lane.empty(64 * 3 * 8)
         lane.launch(
             *("gz_locate", 2, 32),

@@ -22,8 +22,9 @@ from gpuzarr.codecs.chain import bind
 from gpuzarr.codecs.crc32c import CRC32C
 from gpuzarr.codecs.lz4 import LZ4
 from gpuzarr.codecs.shuffle import Shuffle
-from gpuzarr.device.sim import ORDERS, SimDevice
+from gpuzarr.device.sim import SimDevice
 from gpuzarr.errors import ChunkError
+from tests.devices import DEVICES
 from tests.fuzz_kernels import (
     blosclz_literals,
     blosclz_match,
@@ -48,7 +49,7 @@ def inspected(chunk: bytes, nbytes: int) -> Any:
     return Notes(*notes[0].tolist()) if taken[0] else None
 
 
-@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("order", DEVICES)
 @pytest.mark.parametrize("cname", INNER)
 @pytest.mark.parametrize("typesize", TYPESIZES)
 def test_as_numcodecs(order: str, cname: str, typesize: int) -> None:
@@ -93,7 +94,7 @@ def test_the_cases_are_many() -> None:
     assert len(seen) == 6
 
 
-@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("order", DEVICES)
 @pytest.mark.parametrize("shuffle", [1, 2])
 @pytest.mark.parametrize("typesize", [1, 2, 3, 4, 8, 12, 16, 64, 200])
 def test_shuffles_of_many_tiles(order: str, shuffle: int, typesize: int) -> None:
@@ -105,7 +106,7 @@ def test_shuffles_of_many_tiles(order: str, shuffle: int, typesize: int) -> None
         assert on_device(Blosc(), chunks, nbytes, order, nbytes % 2) == plain
 
 
-@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("order", DEVICES)
 def test_containers_of_all_kinds_in_one_batch(order: str) -> None:
     """Each describes itself: inner codec, shuffle, sizes of items and blocks."""
     nbytes, chunks, plain = 6000, [], []
@@ -134,7 +135,7 @@ def test_containers_of_older_versions() -> None:
     assert all(isinstance(on_host(Blosc(), one, 4096), str) for one in unsplit)
 
 
-@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("order", DEVICES)
 @pytest.mark.parametrize(
     "distance", [1, 2, 3, 7, 8, 9, 31, 33, 64, 65, 255, 256, 257, 8191, 8192, 8193, 8447, 70000]
 )
@@ -160,14 +161,14 @@ def test_blosclz_is_refused_where_c_blosc_refuses() -> None:
         one = random_block(rng)
         if one.codec != Blosc("blosclz") or one.nbytes < 1:
             continue
-        (device,) = on_device(one.codec, [one.chunk], one.nbytes, list(ORDERS)[turn % 4])
+        (device,) = on_device(one.codec, [one.chunk], one.nbytes, DEVICES[turn % len(DEVICES)])
         host = on_host(one.codec, one.chunk, one.nbytes)
         assert device == host or (isinstance(device, str) and isinstance(host, str))
         taken += isinstance(host, bytes)
     assert taken > 20
 
 
-@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("order", DEVICES)
 def test_damage(order: str) -> None:
     """Sizes and starts that lead out of the container: an error or a fault; its neighbours are whole."""
     plain = list(values(5000))[7]
@@ -185,7 +186,7 @@ def test_damage(order: str) -> None:
     assert len(wrong) > 40
 
 
-@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("order", DEVICES)
 def test_what_lies_behind_is_not_read(order: str) -> None:
     """Streams and containers that were cut off, with the rest of them there all the same, or the end of the
     arena."""
@@ -340,7 +341,7 @@ def test_inner_codecs_of_all_kinds_in_one_array() -> None:
         objects[key] = bytes(blosc.compress(plain, other.encode(), i % 10, i % 3, 0, 2))
         if i % 11 == 0:
             del objects[key]
-    array, stats = gpuzarr.open_array(objects, device="sim"), ReadStats()
+    array, stats = gpuzarr.open_array(objects, device=DEVICES[0]), ReadStats()
     expected = gpuzarr.open_array(objects, device="cpu")[...]
     assert (array.read(stats=stats).get() == expected).all()
     assert (stats.waves, stats.filled) == (2, 5)
@@ -360,7 +361,7 @@ def test_a_damaged_array_names_its_chunk(at: int, said: str) -> None:
         damaged[0] = 9
     objects["c/1/2/0"] = bytes(damaged)
     with pytest.raises(ChunkError, match=rf"{said}.*chunk c/1/2/0, codec blosc"):
-        gpuzarr.open_array(objects, device="sim")[...]
+        gpuzarr.open_array(objects, device=DEVICES[0])[...]
 
 
 def test_launches_do_not_grow_with_chunks() -> None:
@@ -368,7 +369,7 @@ def test_launches_do_not_grow_with_chunks() -> None:
     device = SimDevice.named("sim")
     objects = stored(GRID, chunks=(8, 8, 8), compressors=CODECS.BloscCodec(cname="lz4", shuffle="shuffle"))
     device.counters = type(device.counters)()
-    gpuzarr.open_array(objects, device="sim")[...]
+    gpuzarr.open_array(objects, device=DEVICES[0])[...]
     assert device.counters.kernels == ["gz_blosc_walk", "gz_lz4", "gz_unshuffle_scatter"]
 
 

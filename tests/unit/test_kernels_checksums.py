@@ -26,9 +26,9 @@ from gpuzarr.codecs.crc32c import CRC32C
 from gpuzarr.codecs.fletcher32 import Fletcher32
 from gpuzarr.codecs.jenkins import JenkinsLookup3
 from gpuzarr.codecs.shuffle import Shuffle
-from gpuzarr.device.sim import ORDERS, SimDevice
 from gpuzarr.errors import ChecksumError, ChunkError
 from gpuzarr.testing.device import download
+from tests.devices import DEVICES, lane_of
 
 
 def fletcher32(covered: bytes) -> int:
@@ -64,12 +64,12 @@ def verified(
     parts: list[bytes],
     sums: list[bytes],
     gaps: list[int],
-    order: str = "sim",
+    order: str = DEVICES[0],
     threads: int = 256,
     **changes: Any,
 ) -> list[int]:
     """What the kernel leaves in `fault` for these strings and their stored checksums, one owner each."""
-    lane = SimDevice.named(order).lane()
+    lane = lane_of(order)
     src, offset = placed(parts, gaps)
     stored, stored_offset = placed(sums, [gap % 5 for gap in gaps])
     count = len(parts)
@@ -92,12 +92,12 @@ def noise(nbytes: int, seed: int = 0) -> bytes:
     return np.random.default_rng((nbytes, seed)).integers(0, 256, nbytes, dtype=np.uint8).tobytes()
 
 
-@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("order", DEVICES)
 @pytest.mark.parametrize("kernel", ORACLES)
 def test_sizes_and_alignments(kernel: str, order: str) -> None:
     """Right checksums pass and wrong ones do not, whatever the ends have to do with units and blocks."""
     sizes = [*range(20), 31, 33, 255, 4079, 4080, 4095, 4096, 4097, 4099, 4111, 4112, 4113, 8193, 9000]
-    gaps = [(7 * i + list(ORDERS).index(order)) % 16 for i in range(len(sizes))]
+    gaps = [(7 * i + DEVICES.index(order)) % 16 for i in range(len(sizes))]
     parts = [noise(nbytes) for nbytes in sizes]
     sums = [ORACLES[kernel](part).to_bytes(4, "little") for part in parts]
     wrong = [(ORACLES[kernel](part) ^ 1 << i % 32).to_bytes(4, "little") for i, part in enumerate(parts)]
@@ -130,7 +130,7 @@ def test_sums_that_are_reduced_on_the_way(kernel: str) -> None:
     assert verified(kernel, parts, sums, [0, 0], threads=32) == [0, 0]
 
 
-@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("order", DEVICES)
 @pytest.mark.parametrize("kernel", SUMS)
 @pytest.mark.parametrize("threads", [32, 96, 1024])
 def test_sums_by_any_number_of_warps(kernel: str, threads: int, order: str) -> None:
@@ -154,7 +154,7 @@ def test_one_bit_anywhere(kernel: str) -> None:
     assert verified(kernel, parts, sums, [3] * len(parts)) == [1] * len(parts)
 
 
-@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("order", DEVICES)
 @pytest.mark.parametrize("kernel", ORACLES)
 def test_rows_of_a_table(kernel: str, order: str) -> None:
     """Rows have owners; some are not checked; a size below zero is a fault in any case."""
@@ -178,7 +178,7 @@ def test_crcs_by_another_number_of_threads(kernel: str, threads: int) -> None:
     assert verified(kernel, parts, sums, [0] * 3, threads=threads) == [1] * 3
 
 
-@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("order", DEVICES)
 def test_adler32_in_either_byte_order(order: str) -> None:
     """zlib stores it with the highest byte first."""
     parts = [noise(nbytes) for nbytes in (0, 5, 1000)] * 2
@@ -192,7 +192,7 @@ def test_adler32_in_either_byte_order(order: str) -> None:
 
 def decoded(codec: Codec, chunks: list[bytes], spec: ChunkSpec, order: str) -> list[bytes | str]:
     """What the device form makes of them."""
-    lane = SimDevice.named(order).lane()
+    lane = lane_of(order)
     data, offset = placed(chunks, [i % 5 for i in range(len(chunks))])
     sizes = np.array([len(chunk) for chunk in chunks], np.int64)
     batch = codec.decode_batch(Batch(lane.upload(data), offset, sizes), spec, lane)
@@ -202,7 +202,7 @@ def decoded(codec: Codec, chunks: list[bytes], spec: ChunkSpec, order: str) -> l
     return ["fault" if i in faults else plain[at : at + n] for i, (at, n) in enumerate(rows)]
 
 
-@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("order", DEVICES)
 @pytest.mark.parametrize("codec", CODECS, ids=repr)
 def test_codecs(codec: Verified, order: str) -> None:
     """Chunks of one size, and chunks of sizes that only they know, one too short for a checksum."""
@@ -221,7 +221,7 @@ def test_batches_of_another_size_are_refused() -> None:
     """A stage before gave less than it promised."""
     for codec in CODECS:
         with pytest.raises(ChunkError, match="decodes to 2 bytes where the metadata promises 3"):
-            decoded(codec, [bytes(6)], ChunkSpec((), np.dtype("u1"), 3), "sim")
+            decoded(codec, [bytes(6)], ChunkSpec((), np.dtype("u1"), 3), DEVICES[0])
 
 
 def test_where_headers_can_be_read() -> None:
@@ -258,9 +258,9 @@ def test_arrays(codec: Verified) -> None:
         part = np.ascontiguousarray(values[3 * row : 3 * row + 3])
         shuffled = Shuffle(4).encode(part, ChunkSpec.of(part.shape, part.dtype))
         objects[f"{row}.0"] = np.asarray(codec.encode(shuffled, ChunkSpec((), np.dtype("u1"), 120))).tobytes()
-    array, stats = gpuzarr.open_array(objects, device="sim"), ReadStats()
+    array, stats = gpuzarr.open_array(objects, device=DEVICES[0]), ReadStats()
     assert (array.read(stats=stats).get() == values).all()
-    assert {stage.place for stage in array.explain().stages} == {"sim"}
+    assert {stage.place for stage in array.explain().stages} == {DEVICES[0]}
     objects["1.0"] = objects["1.0"][:50] + b"?" + objects["1.0"][51:]
     with pytest.raises(ChecksumError, match=r"chunk 1\.0"):
-        gpuzarr.open_array(objects, device="sim")[...]
+        gpuzarr.open_array(objects, device=DEVICES[0])[...]

@@ -15,8 +15,8 @@ from gpuzarr import ReadStats
 from gpuzarr.codecs.base import ChunkSpec
 from gpuzarr.codecs.blosc import Blosc
 from gpuzarr.codecs.lz4 import LZ4
-from gpuzarr.device.sim import ORDERS
 from gpuzarr.errors import ChunkError
+from tests.devices import DEVICES
 from tests.fuzz_kernels import (
     Sample,
     container,
@@ -28,10 +28,10 @@ from tests.fuzz_kernels import (
     values,
 )
 
-ORDER = list(ORDERS)
+ORDER = list(DEVICES)
 
 
-@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("order", DEVICES)
 @pytest.mark.parametrize("nbytes", [1, 2, 5, 12, 13, 16, 17, 31, 33, 64, 65, 300, 1000, 5000, 20011])
 def test_as_numcodecs(order: str, nbytes: int) -> None:
     plain = list(values(nbytes))
@@ -52,7 +52,7 @@ def chunk(*sequences: tuple[bytes, int, int], last: bytes) -> tuple[bytes, bytes
     return struct.pack("<i", len(plain)) + block + lz4_sequence(last), bytes(plain)
 
 
-@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("order", DEVICES)
 @pytest.mark.parametrize("offset", [*range(1, 20), 31, 32, 33, 63, 64, 65, 127, 128, 1000, 4095])
 def test_matches_of_every_kind(order: str, offset: int) -> None:
     """Patterns, overlaps and copies of all lengths that are told apart, from aligned and unaligned places."""
@@ -63,7 +63,7 @@ def test_matches_of_every_kind(order: str, offset: int) -> None:
         assert bytes(numcodecs.LZ4().decode(stored)) == plain
 
 
-@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("order", DEVICES)
 @pytest.mark.parametrize("run", [0, 1, 14, 15, 16, 31, 32, 33, 47, 48, 64, 269, 270, 271, 525, 9000])
 def test_runs_of_literals(order: str, run: int) -> None:
     literals = np.random.default_rng(run).integers(0, 256, run, dtype=np.uint8).tobytes()
@@ -77,7 +77,7 @@ def test_the_farthest_match() -> None:
     assert on_device(LZ4(), [stored], len(plain)) == [plain]
 
 
-@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("order", DEVICES)
 def test_it_refuses_what_numcodecs_refuses(order: str) -> None:
     """Random sequences: matches from before the start, beyond the end, or too near to it; wrong sizes."""
     rng, taken = random.Random(7), 0
@@ -92,7 +92,7 @@ def test_it_refuses_what_numcodecs_refuses(order: str) -> None:
     assert taken > 5
 
 
-@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("order", DEVICES)
 def test_damage(order: str) -> None:
     """Cut off anywhere, overlong, of another size: a fault, and the neighbours are whole."""
     plain = list(values(300))[3]
@@ -127,7 +127,7 @@ def test_ends_as_numcodecs_takes_them(preamble: int) -> None:
     assert min(taken, refused) > 500
 
 
-@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("order", DEVICES)
 def test_offset_0(order: str) -> None:
     """The format forbids it and the library makes zeros of it: of any length, anywhere a match may be."""
     rng, made = random.Random(5), []
@@ -148,7 +148,7 @@ def test_offset_0(order: str) -> None:
     assert taken > len(made) / 2
 
 
-@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("order", DEVICES)
 def test_what_lies_behind_is_not_read(order: str) -> None:
     """A chunk that was cut off, with the rest of it there all the same, or with the end of the arena."""
     for sequences in (
@@ -194,11 +194,11 @@ def test_arrays() -> None:
     grid = (np.arange(40 * 50).reshape(40, 50) // 7).astype("<i4")
     for filters in (None, [numcodecs.Shuffle(4)], [numcodecs.Delta("<i4")]):
         objects = stored(grid, chunks=(16, 16), zarr_format=2, filters=filters, compressors=numcodecs.LZ4())
-        array, stats = gpuzarr.open_array(objects, device="sim"), ReadStats()
+        array, stats = gpuzarr.open_array(objects, device=DEVICES[0]), ReadStats()
         assert (array.read(stats=stats).get() == grid).all()
         nbytes = sum(len(one) for key, one in objects.items() if key[0].isdigit())
         assert nbytes <= stats.bytes_crossed <= nbytes + 12 * 16
-        assert {stage.place for stage in array.explain().stages} == {"sim"}
+        assert {stage.place for stage in array.explain().stages} == {DEVICES[0]}
 
 
 def test_a_damaged_array_names_its_chunk() -> None:
@@ -208,7 +208,7 @@ def test_a_damaged_array_names_its_chunk() -> None:
     )
     objects["1.2"] = objects["1.2"][:-1]
     with pytest.raises(ChunkError, match=r"not 1024 bytes in an LZ4 block.*chunk 1\.2, codec"):
-        gpuzarr.open_array(objects, device="sim")[...]
+        gpuzarr.open_array(objects, device=DEVICES[0])[...]
 
 
 def test_what_has_no_device_form() -> None:

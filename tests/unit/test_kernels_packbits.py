@@ -14,12 +14,12 @@ import gpuzarr
 from gpuzarr import ReadStats
 from gpuzarr.codecs.base import Batch, ChunkSpec, Codec, as_bytes
 from gpuzarr.codecs.packbits import NARROW, PackBits, PackBooleans
-from gpuzarr.device.sim import ORDERS, SimDevice
 from gpuzarr.errors import ChunkError
 from gpuzarr.testing.device import download
+from tests.devices import DEVICES, lane_of
 
 
-def decoded(codec: Codec, chunks: list[bytes], spec: ChunkSpec, order: str = "sim") -> list[bytes | str]:
+def decoded(codec: Codec, chunks: list[bytes], spec: ChunkSpec, order: str = DEVICES[0]) -> list[bytes | str]:
     """What the device form makes of them, each at another alignment."""
     assert codec.host_only(spec) is None
     data, offset = bytearray(), []
@@ -27,7 +27,7 @@ def decoded(codec: Codec, chunks: list[bytes], spec: ChunkSpec, order: str = "si
         data += b"\xee" * (-len(data) % 16 + i % 7)
         offset.append(len(data))
         data += chunk
-    lane = SimDevice.named(order).lane()
+    lane = lane_of(order)
     arena = lane.upload(np.frombuffer(bytes(data), np.uint8))
     sizes = np.array([len(chunk) for chunk in chunks], np.int64)
     batch = codec.decode_batch(Batch(arena, np.array(offset, np.int64), sizes), spec, lane)
@@ -40,7 +40,7 @@ def noise(nbytes: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng((nbytes, seed)).integers(0, 256, nbytes, dtype=np.uint8)
 
 
-@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("order", DEVICES)
 @pytest.mark.parametrize("count", [0, 1, 7, 8, 9, 15, 16, 17, 31, 33, 1000, 4101, 40003])
 def test_booleans(count: int, order: str) -> None:
     """As numcodecs, whatever number of bits is left over."""
@@ -71,7 +71,7 @@ def packed(codes: list[int], bits: int, padding_encoding: str) -> bytes:
     return {"none": body, "first_byte": counter + body, "last_byte": body + counter}[padding_encoding]
 
 
-@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("order", DEVICES)
 @pytest.mark.parametrize("padding_encoding", ["none", "first_byte", "last_byte"])
 @pytest.mark.parametrize("name", NARROW)
 def test_small_types(name: str, padding_encoding: Any, order: str) -> None:
@@ -106,7 +106,7 @@ def test_fields(dtype: str, first: int | None, last: int | None) -> None:
         plain = noise(spec.nbytes or 0) & (1 if dtype == "?" else 255)
         chunk = as_bytes(codec.encode(plain.view(dtype), spec)).tobytes()
         host = as_bytes(codec.decode(chunk, spec)).tobytes()
-        assert decoded(codec, [chunk] * 2, spec, list(ORDERS)[number]) == [host] * 2
+        assert decoded(codec, [chunk] * 2, spec, DEVICES[number % len(DEVICES)]) == [host] * 2
         if first is None:
             assert host == plain.tobytes()
 
@@ -170,10 +170,10 @@ def test_arrays() -> None:
     for document, name, key, order in ((v2, ".zarray", "0.0", "big"), (v3, "zarr.json", "c/0/0", "little")):
         chunk = bytes([6]) + np.packbits(flags, bitorder=order).tobytes()  # type: ignore[call-overload]
         objects = {name: json.dumps(document).encode(), key: chunk}
-        array, stats = gpuzarr.open_array(objects, device="sim"), ReadStats()
+        array, stats = gpuzarr.open_array(objects, device=DEVICES[0]), ReadStats()
         assert (array.read(stats=stats).get() == flags).all()
         assert stats.bytes_crossed < 100
-        assert {stage.place for stage in array.explain().stages} == {"sim"}
+        assert {stage.place for stage in array.explain().stages} == {DEVICES[0]}
         objects[key] = b"\2" + chunk[1:]
         with pytest.raises(ChunkError, match="2 padding bits instead of 6"):
-            gpuzarr.open_array(objects, device="sim")[...]
+            gpuzarr.open_array(objects, device=DEVICES[0])[...]
