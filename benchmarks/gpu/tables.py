@@ -32,8 +32,6 @@ PASSES: dict[str, tuple[int, int]] = {
     "gz_lz4": (1, 1),
     "gz_blosclz": (1, 1),
     "gz_scatter": (0, 2),
-    "gz_unshuffle_scatter": (0, 2),
-    "gz_blosc_unshuffle": (0, 2),
     "gz_unshuffle": (0, 2),
     "gz_adler32": (0, 1),
     "gz_crc32": (0, 1),
@@ -119,7 +117,7 @@ def _row(machine: Machine, stored: Stored, ceilings: Ceilings, sets: int, key: A
     if library:
         row["library_rate"] = decoded / library
         row["of_library"] = library / timing.seconds
-    fused = parts.get("gz_unshuffle_scatter")
+    fused = parts.get("gz_unshuffle")
     if fused:
         row["fused_of_copy"] = fused["of_copy"]
     return row

@@ -57,7 +57,7 @@ def unshuffled(batch: Batch, decoded: ChunkSpec, lane: Lane) -> Batch:
     one = np.zeros(1, np.int64)
     most = tiles(planes, nbytes)
     lane.launch(
-        "gz_unshuffle_scatter",
+        "gz_unshuffle",
         len(batch) * most,
         256,
         src=batch.data,

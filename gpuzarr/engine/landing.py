@@ -97,7 +97,7 @@ class Landing:
         most = tiles(planes, nbytes)
         extents = [self.plan.shapes[shape][g.axis] for g in self.plan.selection.groups if isinstance(g, Span)]
         lane.launch(
-            "gz_unshuffle_scatter",
+            "gz_unshuffle",
             len(rows) * most,
             256,
             src=batch.data,

@@ -64,7 +64,7 @@ def array_document(
             "shape": list(shape),
             "chunks": list(levels[0]),
             "dtype": encode.dtype_v2(kind),
-            "fill_value": encode.fill(fill_value, kind.newbyteorder("="), 2),
+            "fill_value": encode.fill(fill_value, _native(kind), 2),
             "order": order,
             "dimension_separator": separator or ".",
             **_v2_codecs(codecs, kind),
@@ -73,14 +73,18 @@ def array_document(
         "zarr_format": 3,
         "node_type": "array",
         "shape": list(shape),
-        "data_type": encode.dtype_v3(kind.newbyteorder("=") if kind.kind not in "OT" else kind),
+        "data_type": encode.dtype_v3(_native(kind)),
         "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": list(levels[0])}},
         "chunk_key_encoding": {"name": "default", "configuration": {"separator": separator or "/"}},
-        "fill_value": encode.fill(fill_value, kind.newbyteorder("=") if kind.kind not in "OT" else kind, 3),
+        "fill_value": encode.fill(fill_value, _native(kind), 3),
         "codecs": _sharded(levels, _v3_codecs(codecs, kind, order, len(shape)), index_location),
         "attributes": dict(attributes or {}),
         **({} if dimension_names is None else {"dimension_names": list(dimension_names)}),
     }
+
+
+def _native(dtype: DType) -> DType:
+    return dtype if dtype.kind in "OT" else dtype.newbyteorder("=")
 
 
 def _dtype(value: Any) -> DType:

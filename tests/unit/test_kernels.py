@@ -307,25 +307,6 @@ def test_unshuffle(lane: Lane, size: int, items: int, gap: int) -> None:
     assert decode_batch(lane, Shuffle(size), chunks, spec, gap) == plain
 
 
-@pytest.mark.parametrize("tiles", [1, 2, 13, 500])
-def test_unshuffle_tiles(lane: Lane, tiles: int) -> None:
-    """Any number of blocks a chunk."""
-    plain = np.random.default_rng(0).integers(0, 256, 4 * 1000 * 2, dtype=np.uint8)
-    stored = np.concatenate([numcodecs.Shuffle(4).encode(half) for half in np.split(plain, 2)])
-    out = lane.empty(plain.nbytes)
-    offset = np.array([0, 4000], np.int64)
-    lane.launch(
-        *("gz_unshuffle", 2 * tiles, 64),
-        src=stored,
-        offset=offset,
-        dst=out,
-        nbytes=4000,
-        itemsize=4,
-        tiles=tiles,
-    )
-    assert download(lane, out) == plain.tobytes()
-
-
 @pytest.mark.parametrize("gap", [0, 1])
 @pytest.mark.parametrize("unit", [1, 2, 3, 4, 8, 12, 16])
 def test_byteswap(lane: Lane, unit: int, gap: int) -> None:

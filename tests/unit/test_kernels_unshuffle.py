@@ -182,7 +182,7 @@ class Launch:
 
 def run(lane: Lane, params: dict[str, Any], blocks: int, threads: int, result_nbytes: int) -> Bytes:
     dst = lane.upload(np.full(result_nbytes, UNTOUCHED, np.uint8))
-    lane.launch("gz_unshuffle_scatter", blocks, threads, **params, dst=dst)
+    lane.launch("gz_unshuffle", blocks, threads, **params, dst=dst)
     found = np.frombuffer(download(lane, dst), np.uint8)
     lane.reset()
     return found
@@ -299,6 +299,16 @@ def test_every_phase(lane: Lane, itemsize: int) -> None:
             plain = rng.integers(0, 256, rows.nbytes, dtype=np.uint8)
             rows.add(plain, (BYTES, itemsize, rows.nbytes), (0, lo), (0, 0), (40, length))
             rows.check(lane)
+
+
+def test_rows_across_tiles(lane: Lane) -> None:
+    """Rows of the chunk are no multiples of what those of the result are: tiles end anywhere in them."""
+    rng = np.random.default_rng(7)
+    for unit, blocksize in ((0, 64), (2, 64), (0, 128), (2, 96)):
+        rows = Launch((20, 37), 2, (64, 2), 0, 20 * 64, unit=unit)
+        plain = rng.integers(0, 256, rows.nbytes, dtype=np.uint8)
+        rows.add(plain, (BYTES, 2, blocksize), (0, 0), (0, 0), (20, 32))
+        rows.check(lane)
 
 
 def test_axes_in_another_order(lane: Lane) -> None:
