@@ -42,6 +42,7 @@ types: $(VENV)/.dev
 
 gates: $(VENV)/.dev
 	$(BIN)/python -m tests.compile_gate
+	$(BIN)/python -m pytest -q tests/unit/test_nvcomp.py tests/unit/test_nvrtc.py
 	PYTHON=$(BIN)/python bash tests/sanitize.sh
 	PYTHON=$(BIN)/python bash tests/sanitize.sh fuzz 10000
 

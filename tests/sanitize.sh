@@ -23,6 +23,6 @@ export PYTHONDONTWRITEBYTECODE=1
 if [[ ${1:-} == fuzz ]]; then
     LD_PRELOAD="$library:$stdlib" exec "${PYTHON:-python3}" -m tests.fuzz_kernels --count "${2:-10000}"
 fi
-[[ $# -gt 0 ]] || set -- tests/unit/test_kernels*.py tests/unit/test_device_zstd.py \
+[[ $# -gt 0 ]] || set -- -n "${WORKERS:-auto}" tests/unit/test_kernels*.py tests/unit/test_device_zstd.py \
     tests/unit/test_waves.py tests/contract/test_device.py
 LD_PRELOAD="$library:$stdlib" exec "${PYTHON:-python3}" -m pytest -q -p no:cacheprovider --capture=sys "$@"
