@@ -20,13 +20,20 @@ class Peer:
     open: Callable[[str], Any]
     read: Callable[[Any, Any], Any] = lambda handle, key: handle[key]
     session: Callable[[], AbstractContextManager[None]] = nullcontext
+    write: Callable[[str, Any], None] | None = None
+    """`write(path, values)` opens an array that is there and sets all of it."""
 
 
 def ours() -> Peer:
     """The one that the others are compared with."""
     import gpuzarr
 
-    return Peer("gpuzarr", gpuzarr.__version__, lambda path: gpuzarr.open_array(path, device="cpu"))
+    def write(path: str, values: Any) -> None:
+        gpuzarr.open_array(path, mode="r+", device="cpu")[...] = values
+
+    return Peer(
+        "gpuzarr", gpuzarr.__version__, lambda path: gpuzarr.open_array(path, device="cpu"), write=write
+    )
 
 
 def others() -> list[Peer]:
@@ -66,11 +73,15 @@ def _zarr_python(name: str, package: str, pipeline: str) -> Peer:
         with zarr.config.set({"codec_pipeline.path": pipeline}):
             yield
 
+    def write(path: str, values: Any) -> None:
+        zarr.open_array(path, mode="r+")[...] = values
+
     return Peer(
         name,
         importlib.metadata.version(package),
         lambda path: zarr.open_array(path, mode="r"),
         session=session,
+        write=write,
     )
 
 
@@ -82,9 +93,15 @@ def _tensorstore() -> Peer:
             {"driver": "zarr3", "kvstore": {"driver": "file", "path": path}}, read=True, open=True
         ).result()
 
+    def write(path: str, values: Any) -> None:
+        spec = {"driver": "zarr3", "kvstore": {"driver": "file", "path": path}}
+        context = ts.Context({"file_io_sync": False})  # nobody else waits for the disk
+        ts.open(spec, open=True, context=context).result().write(values).result()
+
     return Peer(
         "tensorstore",
         importlib.metadata.version("tensorstore"),
         open_array,
         lambda handle, key: handle[key].read().result(),
+        write=write,
     )

@@ -1,5 +1,5 @@
-"""gpuzarr beside other readers: `python -m benchmarks.suites [--quick] [--only NAME] [--mib N] [--json
-FILE]`.
+"""gpuzarr beside others who read and write: `python -m benchmarks.suites [--quick] [--only NAME] [--mib N]
+[--json FILE]`.
 
 Every result is compared first. Then readers take turns, so that a slow minute of the machine slows them all,
 and medians count. Files are in the page cache. Ratios mean something; seconds only with the machine named.
@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import gc
 import json
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -29,7 +30,7 @@ from benchmarks.peers import Peer
 from benchmarks.report import Row
 from gpuzarr.cli.show import Screen
 
-SUITES = ("whole", "patches", "element", "import", "plan", "memory")
+SUITES = ("whole", "patches", "element", "write", "import", "plan", "memory")
 
 _SIDE, _PATCHES = 96, 12
 _PEAK = """
@@ -66,7 +67,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     listed = ", ".join(f"{peer.name} {peer.version}" for peer in everyone[1:])
     screen.line("beside ", listed or "nobody: no peer is installed")
     rows: list[Row] = []
-    if {"whole", "patches", "element", "memory"} & set(chosen):
+    if {"whole", "patches", "element", "write", "memory"} & set(chosen):
         cases = [
             case
             for case in arrays.CASES
@@ -113,6 +114,8 @@ def _arrays(
                 rows.append(_race(row, everyone, str(path), values, points, rounds, reopen=False))
                 row = Row("open, one element", case.name, 1.0)
                 rows.append(_race(row, everyone, str(path), values, points[:1], 3 * rounds, reopen=True))
+            if "write" in chosen and case.chunks == arrays.MIB1 and not case.labels:
+                rows.append(_write_race(case, everyone, path, values, rounds))
             if "memory" in chosen and case.chunks == arrays.MIB1 and sys.platform == "linux":
                 rows.append(_peak_memory(case, str(path)))
     return rows
@@ -148,6 +151,34 @@ def _race(
                     peer.read(handle, key)
                 spent[peer.name].append(perf_counter() - began)
     row.seconds = {name: median(times) for name, times in spent.items()}
+    return row
+
+
+def _write_race(case: Case, everyone: list[Peer], path: Path, values: NDArray[Any], rounds: int) -> Row:
+    """Who writes all of an array that has a document and no chunks yet. What was written is read by the
+    next one in the list."""
+    document = (path / "zarr.json").read_bytes()
+    writers = [peer for peer in everyone if peer.write is not None]
+    spent: dict[str, list[float]] = {peer.name: [] for peer in writers}
+    fresh = path.parent / "written.zarr"
+    for turn in range(rounds + 1):
+        for peer in writers[turn % len(writers) :] + writers[: turn % len(writers)]:
+            shutil.rmtree(fresh, ignore_errors=True)
+            fresh.mkdir()
+            (fresh / "zarr.json").write_bytes(document)
+            with peer.session():
+                gc.collect()
+                began = perf_counter()
+                assert peer.write is not None
+                peer.write(str(fresh), values)
+                spent[peer.name].append(perf_counter() - began)
+            reader = writers[(writers.index(peer) + 1) % len(writers)]
+            with reader.session():
+                if not turn and not np.array_equal(reader.read(reader.open(str(fresh)), ...), values):
+                    raise SystemExit(f"{peer.name} wrote something else: {case.name}")
+    shutil.rmtree(fresh, ignore_errors=True)
+    row = Row("write", case.name, 1.0)
+    row.seconds = {name: median(times[1:]) for name, times in spent.items()}
     return row
 
 

@@ -14,8 +14,10 @@ if TYPE_CHECKING:
     from gpuzarr.api import create_array, create_group, load, open, open_array, save
     from gpuzarr.array import Array
     from gpuzarr.config import Config, configure, configured
+    from gpuzarr.copying import copy
     from gpuzarr.engine.source import ReadStats
-    from gpuzarr.engine.write import WriteStats
+    from gpuzarr.engine.stats import WriteStats
+    from gpuzarr.engine.transfer import CopyStats
     from gpuzarr.errors import GpuzarrError
     from gpuzarr.group import Group
     from gpuzarr.store.base import Store
@@ -25,6 +27,7 @@ __version__ = "0.1.0.dev0"
 __all__ = [
     "Array",
     "Config",
+    "CopyStats",
     "Group",
     "GpuzarrError",
     "ReadStats",
@@ -32,6 +35,7 @@ __all__ = [
     "WriteStats",
     "configure",
     "configured",
+    "copy",
     "create_array",
     "create_group",
     "load",
@@ -43,13 +47,15 @@ __all__ = [
 _ROOMS = {
     "Array": "array",
     "Config": "config",
+    "CopyStats": "engine.transfer",
     "Group": "group",
     "GpuzarrError": "errors",
     "ReadStats": "engine.source",
     "Store": "store.base",
-    "WriteStats": "engine.write",
+    "WriteStats": "engine.stats",
     "configure": "config",
     "configured": "config",
+    "copy": "copying",
     "create_array": "api",
     "create_group": "api",
     "load": "api",

@@ -10,10 +10,22 @@ import numpy as np
 
 from gpuzarr.array import Array
 from gpuzarr.device.choose import choose
-from gpuzarr.errors import ArgumentError, NotFoundError, ReadOnlyError
+from gpuzarr.engine.values import on_host
+from gpuzarr.errors import ArgumentError, ReadOnlyError
 from gpuzarr.group import Group
 from gpuzarr.meta.create import array_document
-from gpuzarr.meta.dialect import group_v3, node_from_document, put_node, put_parents, read_meta, where
+from gpuzarr.meta.dialect import (
+    DOCUMENTS,
+    group_v3,
+    join,
+    node_from_document,
+    put_node,
+    put_parents,
+    read_meta,
+    require_no_array_above,
+    where,
+)
+from gpuzarr.meta.document import dump
 from gpuzarr.meta.model import ArrayMeta
 from gpuzarr.store.base import Store, WritableStore
 from gpuzarr.store.urls import open_store
@@ -94,6 +106,7 @@ def create_array(
     Raises ArgumentError where there is something already, unless `overwrite` is set, or where the arguments
     do not fit together.
     """
+    chosen = choose(device)
     document = array_document(
         *(shape, dtype, chunks, shards, codecs, fill_value, order, dimension_names, attributes, zarr_format),
         separator=separator,
@@ -102,7 +115,7 @@ def create_array(
     store, path, meta = _prepared(target, path, document, attributes, overwrite, storage_options)
     put_parents(store, path, zarr_format)
     put_node(store, path, document, attributes)
-    return Array(store, path, meta, choose(device), writable=True)
+    return Array(store, path, meta, chosen, writable=True)
 
 
 def create_group(
@@ -118,26 +131,28 @@ def create_group(
     """A new, empty group, open for writing. Groups above that are missing are made."""
     if zarr_format not in (2, 3):
         raise ArgumentError(f"zarr_format {zarr_format!r} is neither 2 nor 3")
+    chosen = choose(device)
     document = group_v3(attributes or {}) if zarr_format == 3 else {"zarr_format": 2}
     store, path, meta = _prepared(target, path, document, attributes, overwrite, storage_options)
     put_parents(store, path, zarr_format)
     put_node(store, path, document, attributes)
-    return Group(store, path, meta, choose(device), writable=True)
+    return Group(store, path, meta, chosen, writable=True)
 
 
 def save(target: Any, values: Any, path: str = "", **create: Any) -> Array:
     """Store an array in host memory or on a device as a new Zarr array; `create` are options of
     `create_array`. It can be opened once all of it is stored."""
-    given = values if hasattr(values, "shape") and hasattr(values, "dtype") else np.asarray(values)
+    given = np.asarray(on_host(values))  # all of it, since it may be what is overwritten
     known = {"shape": tuple(given.shape), "dtype": given.dtype, **create}
     names = ("overwrite", "device", "storage_options", "attributes")
     options = {name: known.pop(name) for name in names if name in known}
     attributes = options.get("attributes")
+    chosen = choose(options.get("device", "auto"))
     document = array_document(**known, attributes=attributes)
     overwrite, storage = options.get("overwrite", False), options.get("storage_options")
     store, path, meta = _prepared(target, path, document, attributes, overwrite, storage)
-    array = Array(store, path, meta, choose(options.get("device", "auto")), writable=True)
-    array[...] = values
+    array = Array(store, path, meta, chosen, writable=True)
+    array[...] = given
     put_parents(store, path, meta.zarr_format)
     put_node(store, path, document, attributes)
     return array
@@ -152,20 +167,24 @@ def _prepared(
     storage_options: Mapping[str, Any] | None,
 ) -> tuple[WritableStore, str, Any]:
     """A place where there is nothing, and what is to be there."""
+    dump({**document, "attributes": dict(attributes or {})})  # refused before anything is deleted
     meta = node_from_document(document)
     if attributes is not None and meta.attributes is None:
         meta = replace(meta, attributes=dict(attributes))
     store, path = _require_writable(open_store(target, storage_options, create=True)), _clean(path)
-    if overwrite:
-        store.delete_below(f"{path}/" if path else "")
-    else:
-        try:
-            read_meta(store, path)
-        except NotFoundError:
-            pass
-        else:
-            there = where(store, path)
-            raise ArgumentError(f"there is something at {there}", hint="overwrite=True deletes it first")
+    require_no_array_above(store, path)
+    prefix = f"{path}/" if path else ""
+    documents = [join(path, name) for name in DOCUMENTS if store.exists(join(path, name))]
+    if documents and not overwrite:
+        there = where(store, path)
+        raise ArgumentError(f"there is something at {there}", hint="overwrite=True deletes it first")
+    if documents:  # which go first: what is half deleted does not open
+        store.delete(documents)
+        store.delete_below(prefix)
+    elif isinstance(meta, ArrayMeta):  # chunks of a `save` that did not end
+        ndim = len(meta.shape)
+        left = [key for key in store.list(prefix) if meta.keys.cell(key[len(prefix) :], ndim) is not None]
+        store.delete(left)
     return store, path, meta
 
 

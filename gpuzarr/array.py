@@ -3,6 +3,7 @@ here."""
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from math import prod
 from types import MappingProxyType
@@ -16,7 +17,8 @@ from gpuzarr.device.choose import Place, choose
 from gpuzarr.engine.read import read
 from gpuzarr.engine.resize import append, changed_attributes, resize
 from gpuzarr.engine.source import ReadStats, Source
-from gpuzarr.engine.write import WriteStats, write
+from gpuzarr.engine.stats import WriteStats
+from gpuzarr.engine.write import write
 from gpuzarr.errors import ReadOnlyError
 from gpuzarr.meta.create import whole_numbers
 from gpuzarr.meta.dialect import read_attributes
@@ -36,7 +38,7 @@ class Array:
     indexes that were read are kept; reopen an array that others have rewritten.
     """
 
-    __slots__ = ("_attributes", "_device", "_source", "_writable")
+    __slots__ = ("_attributes", "_changing", "_device", "_source", "_writable")
 
     def __init__(
         self, store: Store, path: str, meta: ArrayMeta, device: Place, writable: bool = False
@@ -45,6 +47,7 @@ class Array:
         self._device = device
         self._writable = writable
         self._attributes: Mapping[str, Any] | None = None
+        self._changing = threading.Lock()
 
     @property
     def store(self) -> Store:
@@ -145,7 +148,8 @@ class Array:
     def update_attributes(self, attributes: Mapping[str, Any], *, replace: bool = False) -> None:
         """Set attributes, JSON values by name; a None removes one. `replace` removes all others."""
         self._require_writable()
-        self._source, self._attributes = changed_attributes(self._source, self.attrs, attributes, replace)
+        with self._changing:
+            self._source, self._attributes = changed_attributes(self._source, attributes, replace)
 
     @property
     def dimension_names(self) -> tuple[str | None, ...] | None:
@@ -217,13 +221,15 @@ class Array:
         """Another shape of as many dimensions. What falls outside is deleted; what comes is the fill
         value."""
         self._require_writable()
-        self._source = resize(self._source, whole_numbers(shape, "shape"), WriteStats())
+        with self._changing:
+            self._source = resize(self._source, whole_numbers(shape, "shape"), WriteStats())
 
     def append(self, values: Any, axis: int = 0) -> None:
         """Grow along `axis` by `values`, whose other dimensions are the array's. The shape changes once they
-        are stored."""
+        are stored. They come behind what other handles have appended."""
         self._require_writable()
-        self._source = append(self._source, values, axis, WriteStats())
+        with self._changing:
+            self._source = append(self._source, values, axis, WriteStats())
 
     def explain(self, key: Any = ...) -> Explanation:
         """What reading `key` would do, without doing it: requests, bytes, chunks, and which stage runs

@@ -8,6 +8,7 @@ from typing import Any
 
 from gpuzarr.array import Array
 from gpuzarr.device.choose import Place
+from gpuzarr.engine.turns import turn
 from gpuzarr.errors import ArgumentError, NotFoundError, ReadOnlyError
 from gpuzarr.meta.dialect import (
     consolidated_child,
@@ -61,9 +62,11 @@ class Group(Mapping[str, "Array | Group"]):
         """Set attributes, JSON values by name; a None removes one. `replace` removes all others."""
         if not self._writable or not isinstance(self.store, WritableStore):
             raise ReadOnlyError("the group is open for reading", array=self.name, hint='use mode="r+"')
-        merged = {**({} if replace else self.attrs), **attributes}
-        kept = {name: value for name, value in merged.items() if value is not None}
-        document = put_attributes(self.store, self.path, self.metadata, kept)
+        with turn(self.store.url, [join(self.path, "zarr.json")]):  # others may have changed them
+            meta = read_meta(self.store, self.path)
+            merged = {**({} if replace else read_attributes(self.store, self.path, meta)), **attributes}
+            kept = {name: value for name, value in merged.items() if value is not None}
+            document = put_attributes(self.store, self.path, meta, kept)
         self.metadata = GroupMeta(kept, self.zarr_format, document, self.metadata.children)
         self._attributes = MappingProxyType(kept)
 

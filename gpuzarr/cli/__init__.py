@@ -1,5 +1,5 @@
-"""The command line: `gpuzarr info | read | doctor | demo`. One module a command; `show` is what they print
-with.
+"""The command line: `gpuzarr info | read | copy | create | attrs | doctor | demo`. One module a command;
+`show` is what they print with, `options` what several take.
 
 Exit codes: 0 done, 1 a check failed, 2 an error (one line that says what, where and what next), 130 stopped
 with Ctrl-C, 141 nobody reads on.
@@ -15,11 +15,14 @@ import sys
 from collections.abc import Sequence
 
 import gpuzarr
-from gpuzarr.cli import demo, doctor, info, read
+from gpuzarr.cli import attrs, copy, create, demo, doctor, info, read
 from gpuzarr.cli.show import Screen, clean
 from gpuzarr.errors import GpuzarrError
 
-COMMANDS = {"info": info, "read": read, "doctor": doctor, "demo": demo}
+COMMANDS = {
+    "info": info, "read": read, "copy": copy, "create": create, "attrs": attrs, "doctor": doctor,
+    "demo": demo,
+}  # fmt: skip
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -57,7 +60,7 @@ def _parser() -> argparse.ArgumentParser:
     common.add_argument("--plain", action="store_true", help="no colours, no progress bars")
     common.add_argument("--traceback", action="store_true", help="show where in the program an error arose")
     parser = argparse.ArgumentParser(
-        "gpuzarr", description="Read Zarr arrays, on the GPU where there is one."
+        "gpuzarr", description="Read and write Zarr arrays, on the GPU where there is one."
     )
     parser.add_argument("--version", action="version", version=f"gpuzarr {gpuzarr.__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")

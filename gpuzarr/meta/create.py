@@ -64,7 +64,8 @@ def array_document(
             "shape": list(shape),
             "chunks": list(levels[0]),
             "dtype": encode.dtype_v2(kind),
-            "fill_value": encode.fill(fill_value, _native(kind), 2),
+            # the bytes of fields are written as chunks have them
+            "fill_value": encode.fill(fill_value, kind if kind.names else _native(kind), 2),
             "order": order,
             "dimension_separator": separator or ".",
             **_v2_codecs(codecs, kind),
@@ -205,7 +206,7 @@ def _v3_codecs(codecs: Any, dtype: DType, order: str, ndim: int) -> list[dict[st
             serializer = {"name": "vlen-utf8" if dtype.kind == "T" else "vlen-bytes"}
         else:
             big = dtype.byteorder == ">"
-            plain = dtype.itemsize == 1 or dtype.kind in "SV"
+            plain = dtype.itemsize == 1 or (dtype.kind in "SV" and dtype.name not in SMALL)
             serializer = {"name": "bytes"}
             if not plain or dtype.names:
                 serializer["configuration"] = {"endian": "big" if big else "little"}  # type: ignore[assignment]

@@ -11,13 +11,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from gpuzarr.errors import GpuzarrError, MetadataError, NotFoundError
+from gpuzarr.errors import ArgumentError, GpuzarrError, MetadataError, NotFoundError
 from gpuzarr.meta import consolidated, v2, v3
 from gpuzarr.meta.document import attributes, check_nbytes, dump, parse
 from gpuzarr.meta.model import ArrayMeta, GroupMeta, NodeMeta
 from gpuzarr.store.base import Buffer, Request, Store, WritableStore
 
-_DOCUMENTS = ("zarr.json", ".zarray", ".zgroup")
+DOCUMENTS = ("zarr.json", ".zarray", ".zgroup")
 
 
 def join(path: str, name: str) -> str:
@@ -80,14 +80,14 @@ def _near(store: Store, path: str) -> str | None:
     try:
         below = sorted(store.list_dir(f"{path}/" if path else ""))[:50]
         for name in below:
-            if any(store.exists(join(join(path, name), doc)) for doc in _DOCUMENTS):
+            if any(store.exists(join(join(path, name), doc)) for doc in DOCUMENTS):
                 return f"did you mean {where(store, join(path, name))}?"
         if "attributes.json" in below:
             return "this looks like N5"
         if below or not path:
             return f"there is {', '.join(below[:8])}" if below else "there is nothing at all"
         parent = path.rpartition("/")[0]
-        beside = sorted({*store.list_dir(f"{parent}/" if parent else "")} - {*_DOCUMENTS})
+        beside = sorted({*store.list_dir(f"{parent}/" if parent else "")} - {*DOCUMENTS})
     except GpuzarrError:
         return None
     return f"beside it is {', '.join(beside[:8])}" if beside else None
@@ -168,11 +168,21 @@ def put_node(
     store.put([(join(path, ".zarray" if "shape" in document else ".zgroup"), dump(document))])
 
 
+def require_no_array_above(store: Store, path: str) -> None:
+    """Refuse a place below an array: only groups have something below them."""
+    while path:
+        path = path.rpartition("/")[0]
+        if any(store.exists(join(path, name)) for name in DOCUMENTS):
+            if isinstance(read_meta(store, path), ArrayMeta):
+                raise ArgumentError(f"{where(store, path)} is an array", hint="nothing lies below arrays")
+            return
+
+
 def put_parents(store: WritableStore, path: str, zarr_format: int) -> None:
     """Groups at every place above `path` where there is nothing."""
     while path:
         path = path.rpartition("/")[0]
-        if any(store.exists(join(path, name)) for name in _DOCUMENTS):
+        if any(store.exists(join(path, name)) for name in DOCUMENTS):
             return
         document = {"zarr_format": 2} if zarr_format == 2 else group_v3({})
         put_node(store, path, document)

@@ -31,6 +31,8 @@ class IndexCache:
 
     limit: int
     nbytes: int = 0
+    version: int = 0
+    """Grows with every `forget`."""
     _held: OrderedDict[tuple[str, int, int], Index] = field(default_factory=OrderedDict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -45,13 +47,15 @@ class IndexCache:
     def forget(self, key: str) -> None:
         """The shard under `key` was rewritten, or is about to be."""
         with self._lock:
+            self.version += 1
             for shard in [shard for shard in self._held if shard[0] == key]:
                 self.nbytes -= _weight(self._held.pop(shard))
 
-    def put(self, shard: tuple[str, int, int], index: Index) -> None:
-        """Keep an index, and forget the oldest ones past the limit."""
+    def put(self, shard: tuple[str, int, int], index: Index, version: int) -> None:
+        """Keep an index, and forget the oldest ones past the limit. What was read before something was
+        forgotten, at an earlier `version`, may be that, and is not kept."""
         with self._lock:
-            if shard in self._held:
+            if shard in self._held or version != self.version:
                 return
             self._held[shard] = index
             self.nbytes += _weight(index)
@@ -126,6 +130,7 @@ class Shards:
         names = [self.key(cell) for cell in plan.objects[shards[:, 0]].tolist()]
         # The size tells a shard from the first shard inside it, which starts at the same byte.
         places = list(zip(names, *shards[:, 1:].T.tolist(), strict=True))
+        version = self.cache.version
         looked_up = [self.cache.get(place) for place in places]
         missing = [i for i, (known, _) in enumerate(looked_up) if not known]
         grids = [tuple(one) for one in counts.tolist()]
@@ -149,7 +154,7 @@ class Shards:
                 error.located(chunk=names[i], codec="sharding_indexed")
                 raise
             if indexes[i] is not None:  # a shard that is not there yet may be written any time
-                self.cache.put(places[i], indexes[i])
+                self.cache.put(places[i], indexes[i], version)
         return indexes
 
 

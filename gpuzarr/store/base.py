@@ -15,6 +15,9 @@ from gpuzarr.errors import StoreError
 
 Buffer = bytes | bytearray | memoryview
 
+Pieces = list[Buffer]
+"""One object's bytes in several pieces, one behind the other."""
+
 Place = Callable[[int, int], memoryview]
 """`place(i, nbytes)`: where the bytes of request i shall lie. It may raise, if they are too many."""
 
@@ -82,9 +85,10 @@ class WritableStore(Store, Protocol):
     """A store that can be written. An object appears whole or not at all: whoever reads sees the old bytes or
     the new ones."""
 
-    def put(self, objects: Sequence[tuple[str, Buffer]]) -> None:
+    def put(self, objects: Sequence[tuple[str, Buffer | Pieces]]) -> None:
         """Store each under its key, in place of what was there, in any order. A StoreError names the first
-        that failed; its old bytes are still there, others may have been stored."""
+        that failed; its old bytes are still there, others may have been stored. A store that turns out to
+        be open for reading alone raises ReadOnlyError."""
         ...
 
     def delete(self, keys: Sequence[str]) -> None:
@@ -107,6 +111,13 @@ def clean_key(key: str) -> str:
         except UnicodeEncodeError:
             raise StoreError(f"{key!r} is not a key", hint="it holds half a surrogate pair") from None
     return key
+
+
+def joined(value: Buffer | Pieces) -> Buffer:
+    """An object's bytes in one piece."""
+    if not isinstance(value, list):
+        return value
+    return value[0] if len(value) == 1 else b"".join(value)
 
 
 def cut(whole: memoryview, request: Request) -> memoryview:

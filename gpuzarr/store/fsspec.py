@@ -4,11 +4,13 @@ ranges."""
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
+from uuid import uuid4
 
-from gpuzarr.errors import StoreError
-from gpuzarr.store.base import Buffer, Place, Request, Traits, clean_key
+from gpuzarr.errors import ReadOnlyError, StoreError
+from gpuzarr.store.base import Buffer, Pieces, Place, Request, Traits, clean_key, joined
 
 REMOTE = Traits(concurrency=64, coalesce_gap=1 << 20, request_nbytes=16 << 20)
 """A round trip costs as much as moving about a megabyte."""
@@ -38,16 +40,40 @@ class FsspecStore:
             raise StoreError(f"cannot read from {self.url}: {error}") from error
         return [self._bytes(answer, request) for answer, request in zip(answers, requests, strict=True)]
 
-    def put(self, objects: Sequence[tuple[str, Buffer]]) -> None:
-        """All in flight at once where the file system is asynchronous."""
-        paths = {self._path(key): bytes(value) for key, value in objects}
-        if self.traits is not REMOTE:
-            for folder in {path.rpartition("/")[0] for path in paths}:
-                self.fs.makedirs(folder, exist_ok=True)
+    def put(self, objects: Sequence[tuple[str, Buffer | Pieces]]) -> None:
+        """All in flight at once where the file system is asynchronous. Object stores and memory show an
+        object whole or not at all; so do local files, which are written beside their place and renamed.
+        Other file systems do what they do."""
+        values = {self._path(key): bytes(joined(value)) for key, value in objects}
+        keys = ", ".join(key for key, _ in objects[:1])
         try:
-            self.fs.pipe(paths)
-        except (OSError, ValueError, NotImplementedError) as error:
-            raise StoreError(f"cannot write to {self.url}: {error or type(error).__name__}") from error
+            if self._local:
+                for path, value in values.items():
+                    self._rename_into(path, value)
+            else:
+                self.fs.pipe(values)
+        except (NotImplementedError, AttributeError) as error:
+            raise ReadOnlyError(f"{self.url} cannot be written: fsspec only reads it") from error
+        except (OSError, ValueError, RuntimeError) as error:
+            what = f"cannot write {keys} to {self.url}: {error or type(error).__name__}"
+            raise StoreError(what, chunk=keys) from error
+
+    @property
+    def _local(self) -> bool:
+        protocol = self.fs.protocol
+        return "file" in ((protocol,) if isinstance(protocol, str) else protocol)
+
+    def _rename_into(self, path: str, value: bytes) -> None:
+        folder, _, name = path.rpartition("/")
+        partial = f"{folder}/.~{name}.{uuid4().hex}"
+        self.fs.makedirs(folder, exist_ok=True)
+        try:
+            self.fs.pipe_file(partial, value)
+            self.fs.mv(partial, path)
+        except BaseException:
+            with suppress(OSError):
+                self.fs.rm_file(partial)
+            raise
 
     def delete(self, keys: Sequence[str]) -> None:
         """One request each."""
@@ -56,8 +82,10 @@ class FsspecStore:
                 self.fs.rm_file(self._path(key))
             except _ABSENT:
                 pass
-            except (OSError, NotImplementedError) as error:
-                raise StoreError(f"cannot delete {key} at {self.url}: {error}") from error
+            except NotImplementedError as error:
+                raise ReadOnlyError(f"{self.url} cannot be written: fsspec only reads it") from error
+            except OSError as error:
+                raise StoreError(f"cannot delete {key} at {self.url}: {error}", chunk=key) from error
 
     def delete_below(self, prefix: str) -> None:
         """With one call."""
@@ -66,7 +94,9 @@ class FsspecStore:
             self.fs.rm(top, recursive=True)
         except _ABSENT:
             pass
-        except (OSError, NotImplementedError) as error:
+        except NotImplementedError as error:
+            raise ReadOnlyError(f"{self.url} cannot be written: fsspec only reads it") from error
+        except OSError as error:
             raise StoreError(f"cannot delete {prefix or '/'} at {self.url}: {error}") from error
 
     def _path(self, key: str) -> str:

@@ -14,13 +14,13 @@ from __future__ import annotations
 import errno
 import itertools
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 
 from gpuzarr import config
 from gpuzarr.errors import StoreError
-from gpuzarr.store.base import Buffer, Place, Request, Traits, clean_key
+from gpuzarr.store.base import Buffer, Pieces, Place, Request, Traits, clean_key, joined
 
 _ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR)
 # Without O_NONBLOCK, opening a named pipe would wait for a writer.
@@ -29,6 +29,8 @@ _NO_LINK = getattr(os, "O_NOFOLLOW", 0)
 _MODEST = 1 << 20  # bytes that are asked for without a look at the file's size
 _PARTIAL = ".~"  # begins the name of a file that is being written
 _counter = itertools.count()
+_process = os.urandom(6).hex()  # numbers of processes come again, on other machines and in containers
+_JOINED, _MOST_PIECES = 256 << 10, 1024  # smaller objects are written in one piece; as many take one call
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,10 +76,8 @@ class LocalStore:
         try:
             if self.follow_symlinks:
                 return os.open(path, _OPEN)
-            directory = path[: path.rfind("/")]
-            if directory not in self._inside:  # directories are resolved once, files with every open
-                self._require_inside(directory)
-                self._inside.add(directory)
+            # directories are resolved once, files with every open
+            self._check_directory(path[: path.rfind("/")])
             try:
                 return os.open(path, _OPEN | _NO_LINK)
             except OSError as error:
@@ -98,53 +98,67 @@ class LocalStore:
                 hint='open that place itself, or pass storage_options={"follow_symlinks": True}',
             )
 
-    def put(self, objects: Sequence[tuple[str, Buffer]]) -> None:
+    def put(self, objects: Sequence[tuple[str, Buffer | Pieces]]) -> None:
         """File by file, each as a whole."""
         for key, value in objects:
             path = f"{self.root}/{clean_key(key)}"
             directory, _, name = path.rpartition("/")
-            partial = f"{directory}/{_PARTIAL}{name}.{os.getpid()}.{next(_counter)}"
+            partial = f"{directory}/{_PARTIAL}{name}.{_process}.{os.getpid()}.{next(_counter)}"
             try:
-                if not self.follow_symlinks and directory not in self._inside:
-                    os.makedirs(directory, exist_ok=True)
-                    self._require_inside(directory)
-                    self._inside.add(directory)
-                _write(partial, directory, memoryview(value).cast("B"))
+                self._check_directory(directory)
+                _write(partial, directory, value)
                 os.replace(partial, path)
                 if config.current().fsync:
                     _sync_directory(directory)
-            except OSError as error:
+            except BaseException as error:  # Ctrl-C leaves nothing behind either
                 with suppress(OSError):
                     os.unlink(partial)
-                if isinstance(error, StoreError):
+                if not isinstance(error, OSError) or isinstance(error, StoreError):
                     raise
-                raise StoreError(f"cannot write {key} in {self.root}: {error.strerror or error}") from error
+                what = f"cannot write {key} in {self.root}: {error.strerror or error}"
+                raise StoreError(what, chunk=key) from error
+
+    def _check_directory(self, directory: str) -> None:
+        """Nothing is written or deleted through a link that leads out of the store."""
+        if not self.follow_symlinks and directory not in self._inside:
+            self._require_inside(directory)
+            self._inside.add(directory)
 
     def delete(self, keys: Sequence[str]) -> None:
         """Directories stay."""
         for key in keys:
+            path = f"{self.root}/{clean_key(key)}"
             try:
-                os.unlink(f"{self.root}/{clean_key(key)}")
+                self._check_directory(path[: path.rfind("/")])
+                os.unlink(path)
             except OSError as error:
+                if isinstance(error, StoreError):
+                    raise
                 if error.errno not in _ABSENT:
-                    raise StoreError(f"cannot delete {key} in {self.root}: {error.strerror}") from error
+                    what = f"cannot delete {key} in {self.root}: {error.strerror or error}"
+                    raise StoreError(what, chunk=key) from error
 
     def delete_below(self, prefix: str) -> None:
         """With its directories, and what a killed process left there."""
         top = os.path.join(self.root, clean_key(prefix.rstrip("/"))) if prefix else self.root
         try:
+            if prefix:
+                self._check_directory(os.path.dirname(top))
             if os.path.islink(top):
                 os.unlink(top)
             for directory, folders, files in os.walk(top, topdown=False):
                 for name in files:
-                    os.unlink(os.path.join(directory, name))
+                    _gone(os.unlink, os.path.join(directory, name))
                 for name in folders:
                     path = os.path.join(directory, name)
-                    (os.unlink if os.path.islink(path) else os.rmdir)(path)
-            if prefix and os.path.isdir(top):
-                os.rmdir(top)
+                    _gone(os.unlink if os.path.islink(path) else os.rmdir, path)
+            if prefix:
+                _gone(os.rmdir, top)
         except OSError as error:
-            raise StoreError(f"cannot delete {prefix or '.'} in {self.root}: {error.strerror}") from error
+            if isinstance(error, StoreError):
+                raise
+            what = f"cannot delete {prefix or '.'} in {self.root}: {error.strerror or error}"
+            raise StoreError(what) from error
         finally:
             self._inside.clear()
 
@@ -198,7 +212,16 @@ def _read(fd: int, i: int, request: Request, place: Place | None) -> memoryview 
     return into
 
 
-def _write(path: str, directory: str, value: memoryview) -> None:
+def _gone(remove: Callable[[str], None], path: str) -> None:
+    """Remove something that another may have removed meanwhile."""
+    try:
+        remove(path)
+    except OSError as error:
+        if error.errno not in _ABSENT:
+            raise
+
+
+def _write(path: str, directory: str, value: Buffer | Pieces) -> None:
     """A new file with these bytes. Its directory is made if need be."""
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
     try:
@@ -207,12 +230,21 @@ def _write(path: str, directory: str, value: memoryview) -> None:
         os.makedirs(directory, exist_ok=True)
         fd = os.open(path, flags, 0o666)
     try:
-        done = 0
-        while done < len(value):
-            wrote = os.write(fd, value[done:])
+        pieces = value if isinstance(value, list) else [value]
+        left = [memoryview(piece).cast("B") for piece in pieces]
+        if sum(map(len, left)) <= _JOINED:
+            left = [memoryview(joined(value)).cast("B")]
+        left = [piece for piece in left if len(piece)][::-1]  # the next one is the last
+        while left:
+            batch = left[: -_MOST_PIECES - 1 : -1]
+            wrote = os.write(fd, batch[0]) if len(batch) == 1 else os.writev(fd, batch)
             if not wrote:
                 raise OSError(errno.EIO, "nothing was written")
-            done += wrote
+            while wrote:
+                piece = left.pop()
+                if len(piece) > wrote:
+                    left.append(piece[wrote:])
+                wrote -= min(wrote, len(piece))
         if config.current().fsync:
             os.fsync(fd)
     finally:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
 
-from gpuzarr.errors import StoreError
-from gpuzarr.store.base import Buffer, Place, Request, Traits, below, clean_key, cut
+from gpuzarr.errors import ReadOnlyError, StoreError
+from gpuzarr.store.base import Buffer, Pieces, Place, Request, Traits, below, clean_key, cut, joined
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,14 +34,14 @@ class MappingStore:
                     raise StoreError(f"the value of {request.key} is not bytes: {error}") from error
         return found
 
-    def put(self, objects: Sequence[tuple[str, Buffer]]) -> None:
+    def put(self, objects: Sequence[tuple[str, Buffer | Pieces]]) -> None:
         """Copies, as `bytes`."""
         mapping = self._mutable()
         for key, value in objects:
             try:
-                mapping[clean_key(key)] = bytes(value)
+                mapping[clean_key(key)] = bytes(joined(value))
             except OSError as error:
-                raise StoreError(f"cannot write {key}: {error}") from error
+                raise StoreError(f"cannot write {key}: {error}", chunk=key) from error
 
     def delete(self, keys: Sequence[str]) -> None:
         """Without looking first."""
@@ -52,7 +52,7 @@ class MappingStore:
             except KeyError:
                 pass
             except OSError as error:
-                raise StoreError(f"cannot delete {key}: {error}") from error
+                raise StoreError(f"cannot delete {key}: {error}", chunk=key) from error
 
     def delete_below(self, prefix: str) -> None:
         """Key by key."""
@@ -60,7 +60,7 @@ class MappingStore:
 
     def _mutable(self) -> MutableMapping[str, bytes]:
         if not isinstance(self.mapping, MutableMapping):
-            raise StoreError(f"a {type(self.mapping).__name__} cannot be written", hint="give a dict")
+            raise ReadOnlyError(f"a {type(self.mapping).__name__} cannot be written", hint="give a dict")
         return self.mapping
 
     def size(self, key: str) -> int | None:
@@ -76,8 +76,8 @@ class MappingStore:
 
     def list(self, prefix: str = "") -> Iterator[str]:
         """Keys in the mapping's order."""
-        return (key for key in self.mapping if key.startswith(prefix))
+        return (key for key in list(self.mapping) if key.startswith(prefix))
 
     def list_dir(self, prefix: str = "") -> Iterator[str]:
         """Names in the mapping's order."""
-        return below(iter(self.mapping), prefix)
+        return below(iter(list(self.mapping)), prefix)

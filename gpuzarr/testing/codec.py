@@ -36,6 +36,8 @@ class CodecCase:
     """How far decoding what the codec itself encodes may be from `decoded`."""
     remake: Callable[[Mapping[str, Any]], Codec] | None = None
     """Makes the codec from its configuration, where its class does not."""
+    peer: Callable[[bytes], Any] | None = None
+    """Decodes what the codec encodes, by an implementation that is not the one under test."""
 
     @cached_property
     def spec(self) -> ChunkSpec:
@@ -102,6 +104,26 @@ class CodecContract:
             assert found.dtype == case.decoded.dtype
         else:
             assert equal(found, case.decoded)
+
+    def test_peer_decodes(self, case: CodecCase) -> None:
+        """What the codec encodes, others decode to the same: a chunk as it is, one that holds one value many
+        times, and one of noise."""
+        if case.peer is None:
+            return
+        chunks = [case.values]
+        if case.codec.kind == "bytes" and case.spec.nbytes:  # which lose nothing
+            noise = np.random.default_rng(1).integers(0, 256, case.spec.nbytes, np.uint8)
+            chunks.append(np.full_like(case.values, case.values.flat[0]))
+            if case.values.dtype.kind in "iu":
+                chunks.append(noise.view(case.values.dtype).reshape(case.values.shape))
+        for values in chunks:
+            encoded = as_bytes(case.codec.encode(values, case.spec)).tobytes()
+            found = as_array(case.peer(encoded), case.spec)
+            expected = case.decoded if values is case.values else values
+            if case.tolerance:
+                assert np.allclose(found, expected, rtol=0, atol=case.tolerance)
+            else:
+                assert equal(found.astype(expected.dtype, copy=False).reshape(expected.shape), expected)
 
     def test_sizes_are_true(self, case: CodecCase) -> None:
         """A size that the codec declares is the size it has."""

@@ -1,13 +1,17 @@
-"""The contract of a Store, as tests that every implementation passes; and a store that counts."""
+"""The contract of a Store, as tests that every implementation passes; and a store that counts.
+
+Where the store can be written, what `put`, `delete` and `delete_below` promise is tested too.
+"""
 
 from __future__ import annotations
 
+import threading
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from gpuzarr.errors import StoreError
-from gpuzarr.store.base import Buffer, Place, Request, Store, Traits
+from gpuzarr.errors import ReadOnlyError, StoreError
+from gpuzarr.store.base import Buffer, Pieces, Place, Request, Store, Traits, WritableStore, joined
 
 OBJECTS: dict[str, bytes] = {
     "zarr.json": b"{}",
@@ -110,13 +114,129 @@ class StoreContract:
         assert sorted(store.list_dir("a/c/0/")) == ["0", "1"]
         assert sorted(store.list_dir("nothing/")) == []
 
+    # ---- writing: a store that cannot be written passes these as it is
+
+    def _writable(self, objects: Mapping[str, bytes] = OBJECTS) -> WritableStore | None:
+        store = self.make(objects)
+        return store if isinstance(store, WritableStore) else None
+
+    def test_put(self) -> None:
+        """New objects and new bytes for old ones, from every kind of buffer, in one piece or several."""
+        store = self._writable()
+        if store is None:
+            return
+        large = bytes(range(256)) * 2048
+        put: dict[str, Buffer | Pieces] = {
+            "b/c/0": b"bytes",
+            "ab": bytearray(b"bytearray"),
+            "a/c/0/0": memoryview(b"-memoryview-")[1:-1],
+            "a/c/0/1": [b"in ", b"", bytearray(b"several "), memoryview(b"pieces")],
+            "b/large": [large[i : i + 100] for i in range(0, len(large), 100)],
+            "b/empty": b"",
+            "b/none": [],
+        }
+        store.put(list(put.items()))
+        expected = {**OBJECTS, **{key: bytes(joined(value)) for key, value in put.items()}}
+        assert sorted(store.list()) == sorted(expected)
+        found = store.get_ranges([Request(key) for key in expected])
+        assert [None if one is None else bytes(one) for one in found] == list(expected.values())
+        assert sorted(store.list_dir("b/")) == ["c", "empty", "large", "none"]
+        store.put([])
+
+    def test_put_copies(self) -> None:
+        """What is stored does not change with the memory that it came from."""
+        store = self._writable()
+        if store is None:
+            return
+        memory = bytearray(b"before")
+        store.put([("memory", memory)])
+        memory[:] = b"behind"
+        (found,) = store.get_ranges([Request("memory")])
+        assert bytes(found or b"") == b"before"
+
+    def test_delete(self) -> None:
+        """What is there goes, what is not there is no error, what lies beside it stays."""
+        store = self._writable()
+        if store is None:
+            return
+        store.delete(["a/c/0/0", "nothing", "a/nothing/0", "ab"])
+        store.delete(["ab"])
+        store.delete([])
+        assert sorted(store.list()) == ["a/c/0/1", "a/zarr.json", "zarr.json"]
+        assert not store.exists("ab")
+
+    def test_delete_below(self) -> None:
+        """Everything below a prefix, and no neighbour whose name begins alike; then everything."""
+        store = self._writable()
+        if store is None:
+            return
+        store.delete_below("nothing/")
+        store.delete_below("a/")
+        assert sorted(store.list()) == ["ab", "zarr.json"]
+        assert sorted(store.list_dir()) == ["ab", "zarr.json"]
+        store.put([("a/again", b"1")])
+        assert store.exists("a/again")
+        store.delete_below("")
+        assert sorted(store.list()) == []
+        store.put([("zarr.json", b"{}")])
+        assert sorted(store.list()) == ["zarr.json"]
+
+    def test_unclean_keys_are_not_written(self) -> None:
+        """Nothing is written or deleted outside of the store."""
+        store = self._writable()
+        if store is None:
+            return
+        for key in ("../ab", "a/../ab", "/etc/passwd", "a//c", "", ".", "a\\b", "a\0b"):
+            refused = 0
+            try:
+                store.put([(key, b"x")])
+            except StoreError:
+                refused += 1
+            try:
+                store.delete([key])
+            except StoreError:
+                refused += 1
+            assert refused == 2, f"{key!r} was written or deleted"
+        assert sorted(store.list()) == sorted(OBJECTS)
+
+    def test_objects_are_never_torn(self) -> None:
+        """A reader beside a writer sees the old bytes or the new ones, whole, whatever their sizes."""
+        store = self._writable({"object": b"\0" * 70_000})
+        if store is None:
+            return
+        values = [bytes([i]) * (70_000 - 20_000 * (i % 4)) for i in range(24)]
+        known, torn = set(values), []
+        done = threading.Event()
+
+        def watch() -> None:
+            while not done.is_set():
+                (found,) = store.get_ranges([Request("object")])
+                if found is None or bytes(found) not in known:
+                    torn.append(found)
+
+        reader = threading.Thread(target=watch)
+        reader.start()
+        try:
+            for value in values:
+                store.put([("object", [value[:999], value[999:]])])
+                assert list(store.list()) == ["object"]
+        finally:
+            done.set()
+            reader.join()
+        assert torn == []
+
 
 @dataclass(slots=True)
 class CountingStore:
-    """A store that passes on, and keeps every request it saw."""
+    """A store that passes on, and keeps every request it saw, to read and to write."""
 
     inner: Store
     seen: list[Request] = field(default_factory=list)
+    put_keys: list[str] = field(default_factory=list)
+    """Keys of objects that were stored, in order."""
+    deleted_keys: list[str] = field(default_factory=list)
+    """Keys and prefixes that were deleted, whether or not something was there."""
+    bytes_put: int = 0
 
     @property
     def url(self) -> str:
@@ -148,3 +268,28 @@ class CountingStore:
     def list_dir(self, prefix: str = "") -> Iterator[str]:
         """Pass on."""
         return self.inner.list_dir(prefix)
+
+    def put(self, objects: Sequence[tuple[str, Buffer | Pieces]]) -> None:
+        """Count and pass on."""
+        self.put_keys += [key for key, _ in objects]
+        self.bytes_put += sum(len(joined(value)) for _, value in objects)
+        self._writable().put(objects)
+
+    def delete(self, keys: Sequence[str]) -> None:
+        """Count and pass on."""
+        self.deleted_keys += keys
+        self._writable().delete(keys)
+
+    def delete_below(self, prefix: str) -> None:
+        """Count and pass on."""
+        self.deleted_keys.append(prefix)
+        self._writable().delete_below(prefix)
+
+    def forget(self) -> None:
+        """Begin to count anew."""
+        self.seen, self.put_keys, self.deleted_keys, self.bytes_put = [], [], [], 0
+
+    def _writable(self) -> WritableStore:
+        if not isinstance(self.inner, WritableStore):
+            raise ReadOnlyError(f"{self.url} cannot be written")
+        return self.inner

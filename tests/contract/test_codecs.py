@@ -9,6 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numcodecs
 import numpy as np
 import pytest
 
@@ -44,6 +45,12 @@ def _case(entry: dict[str, Any]) -> CodecCase:
         def remake(configuration: Any) -> Generic:
             return Generic.find(wrapper.name, wrapper.v2_name, configuration)
 
+    peer = None
+    if "v2" in entry:  # what numcodecs has, its codecs decode
+
+        def peer(encoded: bytes) -> Any:
+            return numcodecs.get_codec(entry["v2"]).decode(encoded)
+
     return CodecCase(
         codec,
         _array(entry["values"], entry),
@@ -51,6 +58,7 @@ def _case(entry: dict[str, Any]) -> CodecCase:
         _array(entry.get("decoded", entry["values"]), entry),
         entry.get("tolerance", 0),
         remake,
+        peer,
     )
 
 

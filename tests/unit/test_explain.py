@@ -29,9 +29,7 @@ def test_it_foretells_the_read(options: dict, key: object) -> None:
 
 
 def test_it_says_what_runs_where_and_why() -> None:
-    store = stored(
-        chunks=(16, 16, 16), filters=None, compressors=[BZ2(level=1), zarr.codecs.Crc32cCodec()]
-    )
+    store = stored(chunks=(16, 16, 16), filters=None, compressors=[BZ2(level=1), zarr.codecs.Crc32cCodec()])
     on_host = gpuzarr.open_array(store, device="cpu").explain()
     assert [(stage.name, stage.place) for stage in on_host.stages] == [
         ("crc32c", "cpu"),

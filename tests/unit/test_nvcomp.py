@@ -48,8 +48,6 @@ def test_alignments(format: str, expected: tuple[int, int, int]) -> None:
     assert LIBRARY.alignments(format) == nvcomp.Alignments(*expected)
 
 
-
-
 @installed
 def test_scratch_grows_with_the_streams() -> None:
     """zstd needs some three times its output, the others none."""

@@ -1,0 +1,213 @@
+"""What gpuzarr writes, others read: zarr-python, its pipeline zarrs, and tensorstore, each what it has.
+
+Every data type of both formats; codecs, layouts and orders take turns.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import gpuzarr
+
+zarr = pytest.importorskip("zarr", reason="zarr-python, which reads what was written, is not installed")
+
+RECORD = [("a", "<i4"), ("b", ">f8"), ("c", "S3")]
+DTYPES: list[Any] = [
+    *("?", "i1", "<i2", ">i4", "i8", "u1", ">u2", "<u4", "u8", "<f2", ">f4", "f8", "<c8", ">c16"),
+    *("<M8[s]", ">m8[10ms]", "S5", "<U3", ">U2", "V6", RECORD, "string", "bytes"),
+    *("bfloat16", "float8_e4m3fn"),
+]
+CODECS: list[Any] = [
+    None,
+    "auto",
+    ["zstd"],
+    [{"name": "gzip", "configuration": {"level": 1}}],
+    [{"id": "blosc", "cname": "zstd", "clevel": 1, "shuffle": 2}],
+    [{"id": "blosc", "cname": "lz4", "clevel": 5, "shuffle": 0}],
+    [{"id": "zlib", "level": 1}],
+    [{"id": "lz4"}],
+]
+LAYOUTS: list[dict[str, Any]] = [
+    {},
+    {"shards": (8, 12)},
+    {"shards": (8, 12), "index_location": "start"},
+    {"shards": [(16, 24), (8, 12)]},
+    {"shards": "auto"},
+]
+SHAPE, CHUNKS = (13, 19), (4, 6)
+
+
+def some(dtype: Any) -> np.ndarray:
+    """Values of a type, with the odd ones among them."""
+    rng = np.random.default_rng(5)
+    numbers = rng.integers(0, 120, SHAPE)
+    if dtype == "string":
+        return np.array([f"é{n}" * (n % 3) for n in numbers.flat], object).reshape(SHAPE)
+    if dtype == "bytes":
+        return np.array([b"\0%d" % n * (n % 3) for n in numbers.flat], object).reshape(SHAPE)
+    if dtype is RECORD:
+        values = np.zeros(SHAPE, RECORD)
+        values["a"], values["b"], values["c"] = numbers, -numbers, numbers.astype("S3")
+        return values
+    if dtype in ("bfloat16", "float8_e4m3fn"):
+        ml_dtypes = pytest.importorskip("ml_dtypes", reason="ml_dtypes is not installed")
+        return numbers.astype(getattr(ml_dtypes, dtype))
+    made = np.dtype(dtype)
+    if made.kind == "V":
+        return rng.integers(0, 256, (*SHAPE, made.itemsize), np.uint8).view(made).reshape(SHAPE)
+    values = np.char.mod("%d", numbers).astype(made) if made.kind in "SU" else numbers.astype(made)
+    if made.kind in "fc":
+        values[0, :4] = [np.nan, -0.0, np.inf, -np.inf]
+    if made.kind in "mM":
+        values[0, 0] = np.array("NaT", made)
+    return values
+
+
+def written(path: Path, dtype: Any, values: np.ndarray, **options: Any) -> np.ndarray:
+    """Store the values, some of them more than once; what the array holds then, by our own account."""
+    array = gpuzarr.create_array(path, shape=SHAPE, dtype=dtype, chunks=CHUNKS, device="cpu", **options)
+    array[...] = values
+    array[3:9, ::4] = values[3:9, ::4][::-1]
+    values = values.copy()
+    values[3:9, ::4] = values[3:9, ::4][::-1].copy()
+    array.oindex[[1, 5], [2, 18, 3]] = values[7, 7]
+    values[np.ix_([1, 5], [2, 18, 3])] = values[7, 7]
+    same(array[...], values)
+    return values
+
+
+def same(found: Any, expected: np.ndarray) -> None:
+    found = np.asarray(found)
+    assert found.shape == expected.shape
+    if expected.dtype.kind == "O":
+        assert found.tolist() == expected.tolist()
+    else:
+        native = expected.dtype.newbyteorder("=")
+        assert found.astype(native).tobytes() == expected.astype(native).tobytes()
+
+
+def zarr_lacks(dtype: Any, zarr_format: int) -> bool:
+    return dtype in ("bfloat16", "float8_e4m3fn") or (dtype == "bytes" and zarr_format == 2)
+
+
+def check_zarr_python(path: Path, expected: np.ndarray) -> None:
+    same(zarr.open_array(path, mode="r")[...], expected)
+
+
+def check_zarrs(path: Path, expected: np.ndarray) -> None:
+    import zarrs  # noqa: F401  # registers its pipeline
+
+    with zarr.config.set({"codec_pipeline.path": "zarrs.ZarrsCodecPipeline"}):
+        same(zarr.open_array(path, mode="r")[...], expected)
+
+
+def check_tensorstore(path: Path, expected: np.ndarray, zarr_format: int) -> None:
+    import tensorstore as ts
+
+    driver = {2: "zarr", 3: "zarr3"}[zarr_format]
+    store = ts.open({"driver": driver, "kvstore": {"driver": "file", "path": str(path)}}).result()
+    same(store.read().result(), expected)
+
+
+def ts_lacks(dtype: Any, codecs: Any, zarr_format: int) -> bool:
+    if dtype in ("string", "bytes", RECORD) or np.dtype(_known(dtype)).kind in "mMSUV":
+        return True
+    named = [one.get("id") for one in codecs if isinstance(one, dict)] if isinstance(codecs, list) else []
+    return "lz4" in named or ("zlib" in named and zarr_format == 3)
+
+
+def _known(dtype: Any) -> Any:
+    return "u1" if dtype in ("bfloat16", "float8_e4m3fn") else dtype
+
+
+def zarrs_lacks(dtype: Any, codecs: Any, zarr_format: int) -> bool:
+    """What its Python pipeline hands back to zarr-python, or refuses."""
+    if zarr_lacks(dtype, zarr_format) or dtype in ("string", "bytes", RECORD, ">c16"):
+        return True  # of complex numbers it turns real and imaginary parts around together
+    named = [one.get("id") for one in codecs if isinstance(one, dict)] if isinstance(codecs, list) else []
+    return np.dtype(_known(dtype)).kind in "mMSUV" or "lz4" in named or "zlib" in named or zarr_format == 2
+
+
+@pytest.mark.parametrize("zarr_format", [2, 3])
+@pytest.mark.parametrize("number", range(len(DTYPES)), ids=[str(one) for one in DTYPES])
+def test_others_read_what_is_written(number: int, zarr_format: Any, tmp_path: Path) -> None:
+    dtype = DTYPES[number]
+    if dtype == "float8_e4m3fn" and zarr_format == 2:
+        dtype = "bfloat16"
+    start = some(dtype)
+    for i in range(number % 2, len(CODECS), 2):
+        codecs, turn = CODECS[i], number + i // 2
+        options = LAYOUTS[turn % len(LAYOUTS)] if zarr_format == 3 else {}
+        path = tmp_path / str(i)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            values = written(
+                path, dtype, start, codecs=codecs, order="CF"[turn % 2], zarr_format=zarr_format, **options
+            )
+            read = 0
+            if not zarr_lacks(dtype, zarr_format):
+                check_zarr_python(path, values)
+                read += 1
+            if not ts_lacks(dtype, codecs, zarr_format) and importlib.util.find_spec("tensorstore"):
+                check_tensorstore(path, values, zarr_format)
+                read += 1
+            if not zarrs_lacks(dtype, codecs, zarr_format) and importlib.util.find_spec("zarrs"):
+                check_zarrs(path, values)
+                read += 1
+        assert read or dtype in ("bytes", "bfloat16", "float8_e4m3fn")
+
+
+QUIET, LOUD = np.array([0x7FC00123], "u4").view("f4")[0], np.array([0xFFF8000000000001], "u8").view("f8")[0]
+FILLS: list[tuple[Any, Any, int | None]] = [
+    ("?", True, None),
+    ("i8", -(2**63), None),
+    ("u8", 2**64 - 1, None),
+    ("f2", 1.5, None),
+    ("f4", np.nan, None),
+    ("f4", QUIET, 3),
+    ("f8", LOUD, 3),
+    ("f8", -0.0, None),
+    ("f8", -np.inf, None),
+    ("f8", 0.1, None),
+    ("c8", complex(np.inf, -0.0), None),
+    ("c16", complex(np.nan, 1), None),
+    ("M8[s]", np.datetime64("NaT"), None),
+    ("m8[ms]", np.timedelta64(-5, "ms"), None),
+    ("S4", b"ab", None),
+    ("U3", "éa", None),
+    ("V3", np.void(b"\1\0\2"), None),
+    (RECORD, (1, -0.0, b"xy"), None),
+    ("string", "é", None),
+    ("bytes", b"\0\xff", None),
+]
+
+
+@pytest.mark.parametrize("zarr_format", [2, 3])
+@pytest.mark.parametrize(("dtype", "fill", "only"), FILLS, ids=[f"{one[0]}-{one[1]}" for one in FILLS])
+def test_fill_values_to_the_last_bit(dtype: Any, fill: Any, only: int | None, zarr_format: Any) -> None:
+    """Here and in zarr-python."""
+    if only not in (None, zarr_format):
+        with pytest.raises(gpuzarr.GpuzarrError, match="to the last bit"):
+            gpuzarr.create_array({}, shape=(2,), dtype=dtype, fill_value=fill, zarr_format=zarr_format)
+        return
+    objects: dict[str, bytes] = {}
+    made = gpuzarr.create_array(
+        objects, shape=(2,), dtype=dtype, fill_value=fill, zarr_format=zarr_format, device="cpu"
+    )
+    text = dtype in ("string", "bytes")
+    expected = np.array([fill] * 2, object) if text else np.full(2, np.array(fill, dtype))
+    same(made[...], expected)
+    if zarr_lacks(dtype, zarr_format):
+        return
+    buffer = zarr.core.buffer.default_buffer_prototype().buffer
+    held = {key: buffer.from_bytes(value) for key, value in objects.items()}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        peer = zarr.open_array(zarr.storage.MemoryStore(held), mode="r")
+        same(peer[...], expected)
