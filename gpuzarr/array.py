@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from math import prod
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -169,11 +170,15 @@ class Array:
         integer arrays."""
         return self._scalar(self._read(selection.basic(key, self.shape)), key)
 
-    def read(self, key: Any = ..., out: Any = None, *, stats: ReadStats | None = None) -> Any:
+    def read(
+        self, key: Any = ..., out: Any = None, stream: Any = None, *, stats: ReadStats | None = None
+    ) -> Any:
         """The elements at `key`, in `out` if one is given: an array of the result's shape, of any strides,
-        on this array's device. `stats` counts requests, bytes and chunks. Always an array, of no dimensions
-        for one element."""
-        return self._read(selection.basic(key, self.shape), out, stats)
+        on this array's device. On CUDA the read begins after what `stream` has queued, a CuPy stream, or the
+        thread's current one; the result is complete when this returns. `stats` counts requests, bytes and
+        chunks. Always an array, of no dimensions for one element."""
+        with nullcontext() if stream is None else stream:
+            return self._read(selection.basic(key, self.shape), out, stats)
 
     def __setitem__(self, key: Any, values: Any) -> None:
         """Set what `self[key]` selects, as NumPy does: values are broadcast, and cast to the array's type."""

@@ -313,3 +313,19 @@ def test_interrupting_a_read_ends_it() -> None:
     finished = len(done)
     threading.Event().wait(0.1)
     assert len(done) == finished <= 1
+
+
+def test_a_read_begins_on_its_stream() -> None:
+    """The stream is the thread's current one while the read is queued."""
+    array = gpuzarr.save({}, np.arange(6), device="sim")
+    seen: list[str] = []
+
+    class Stream:
+        def __enter__(self) -> None:
+            seen.append("enter")
+
+        def __exit__(self, *error: object) -> None:
+            seen.append("exit")
+
+    assert array.read(np.s_[2:], stream=Stream()).get().tolist() == [2, 3, 4, 5]
+    assert seen == ["enter", "exit"]
