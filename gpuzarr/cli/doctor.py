@@ -123,7 +123,7 @@ def _devices() -> list[Check]:
     )
     for module, names in (
         ("cupy", ("cupy", "cupy-cuda12x", "cupy-cuda13x")),
-        ("nvidia.nvcomp", ("nvidia-nvcomp-cu12", "nvidia-nvcomp-cu13")),
+        ("libnvcomp", ("nvidia-libnvcomp-cu12", "nvidia-libnvcomp-cu13")),
         ("kvikio", ("kvikio-cu12", "kvikio-cu13")),
     ):
         version = next((found for name in names if (found := _version(name))), None)

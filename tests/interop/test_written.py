@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import importlib.util
 import warnings
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from packaging.version import Version
 
 import gpuzarr
 
@@ -92,7 +94,10 @@ def same(found: Any, expected: np.ndarray) -> None:
         assert found.astype(native).tobytes() == expected.astype(native).tobytes()
 
 
-def zarr_lacks(dtype: Any, zarr_format: int) -> bool:
+def zarr_lacks(dtype: Any, zarr_format: int, sharded: bool = False) -> bool:
+    void = dtype not in ("string", "bytes") and np.dtype(_known(dtype)).kind == "V"
+    if void and sharded and Version(version("zarr")) < Version("3.2"):
+        return True  # it cannot hash the fill values of such types
     return dtype in ("bfloat16", "float8_e4m3fn") or (dtype == "bytes" and zarr_format == 2)
 
 
@@ -151,7 +156,7 @@ def test_others_read_what_is_written(number: int, zarr_format: Any, tmp_path: Pa
                 path, dtype, start, codecs=codecs, order="CF"[turn % 2], zarr_format=zarr_format, **options
             )
             read = 0
-            if not zarr_lacks(dtype, zarr_format):
+            if not zarr_lacks(dtype, zarr_format, "shards" in options):
                 check_zarr_python(path, values)
                 read += 1
             if not ts_lacks(dtype, codecs, zarr_format) and importlib.util.find_spec("tensorstore"):
@@ -160,7 +165,7 @@ def test_others_read_what_is_written(number: int, zarr_format: Any, tmp_path: Pa
             if not zarrs_lacks(dtype, codecs, zarr_format) and importlib.util.find_spec("zarrs"):
                 check_zarrs(path, values)
                 read += 1
-        assert read or dtype in ("bytes", "bfloat16", "float8_e4m3fn")
+        assert read or dtype in ("bytes", "bfloat16", "float8_e4m3fn") or zarr_lacks(dtype, 3, True)
 
 
 QUIET, LOUD = np.array([0x7FC00123], "u4").view("f4")[0], np.array([0xFFF8000000000001], "u8").view("f8")[0]
