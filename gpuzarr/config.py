@@ -40,6 +40,9 @@ class Config:
     untrusted: int = 0
     """1: chunks come from strangers. nvCOMP is not safe on damaged streams, which can be validated only in
     part before it decodes them: zstd, zlib and gzip are then left to the host."""
+    gds: str = "auto"
+    """Whether files are read straight into device memory, through KvikIO. `auto`: where GPUDirect Storage is
+    on and requests are large; `on`: also in KvikIO's compatibility mode, and of any size; `off`: never."""
     wave_nbytes: int = 0
     """Device memory that the encoded and decoded chunks of the waves of a read may take, scratch included. 0:
     what the device suggests, 2 GiB where it has that."""
@@ -94,6 +97,8 @@ def _checked(config: Config) -> Config:
             raise ArgumentError(f"{setting.name}={value!r} is not a string")
         if setting.type == "int" and (type(value) is not int or value < least):
             raise ArgumentError(f"{setting.name}={value!r} is not a whole number of at least {least}")
+    if config.gds not in ("auto", "on", "off"):
+        raise ArgumentError(f"gds={config.gds!r} is none of auto, on and off")
     return config
 
 

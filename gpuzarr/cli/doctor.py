@@ -17,6 +17,7 @@ from gpuzarr.cli.show import Screen
 from gpuzarr.codecs import registry
 from gpuzarr.device.choose import choose
 from gpuzarr.errors import GpuzarrError
+from gpuzarr.store import gds
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +130,9 @@ def _devices() -> list[Check]:
         version = next((found for name in names if (found := _version(name))), None)
         hint = 'pip install "gpuzarr[cuda13]"' if driver and not version else ""
         checks.append(Check(table, f"  {module}", version is not None, version or "not installed", hint))
+    mode = gds.mode() if driver else "needs a CUDA driver"
+    told = {"gds": "on", "compat": "off: KvikIO is in compatibility mode"}.get(mode, mode)
+    checks.append(Check(table, "  GPUDirect Storage", mode == "gds", told))
     return checks
 
 

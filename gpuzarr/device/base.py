@@ -10,6 +10,7 @@ lanes may overlap. A staging is host memory that many threads fill and lanes cop
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -18,6 +19,10 @@ from numpy.typing import NDArray
 
 Bytes1D = NDArray[np.uint8]
 """A C-contiguous, one-dimensional array of bytes in host memory."""
+
+
+FileReader = Callable[[Sequence[tuple[str, int, int, int]]], None]
+"""Reads files into device memory: of each path, from byte `start` on, `nbytes` bytes to an address."""
 
 
 @runtime_checkable
@@ -129,6 +134,15 @@ class Streams:
     """A stream of `dst_nbytes` bytes is not compressed."""
 
 
+@dataclass(frozen=True, slots=True)
+class FileRead:
+    """A part of a file, from byte `start` on, that is to fill a buffer."""
+
+    path: str
+    start: int
+    into: DeviceBuffer
+
+
 class Device(Protocol):
     """A place where kernels run. One instance a device and process, shared by all threads."""
 
@@ -136,6 +150,8 @@ class Device(Protocol):
     """`sim`, `cuda:0`: what `device=` accepts."""
     timed: bool
     """Its time counts, so that the host may take from it what it does sooner itself."""
+    direct: str
+    """Who reads files straight into its memory: `kvikio`; `sim`: the device itself, for tests."""
     wave_nbytes: int
     """Memory that the waves of a read may take, where the setting does not say."""
 
@@ -145,6 +161,11 @@ class Device(Protocol):
 
     def staging(self) -> Staging:
         """Host memory to fill."""
+        ...
+
+    def read_files(self, reads: Sequence[FileRead], reader: FileReader) -> None:
+        """Fill device memory from files, with `reader` if `direct` names it. Nothing else may use the memory.
+        When this returns, all bytes are there for every lane; when it raises, nothing is under way."""
         ...
 
     def form(self, dtype: np.dtype[Any]) -> tuple[np.dtype[Any], tuple[int, ...]]:

@@ -17,7 +17,7 @@ import re
 import threading
 import weakref
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -26,10 +26,10 @@ from numpy.typing import NDArray
 
 from gpuzarr import config
 from gpuzarr.device import nvcomp, nvrtc
-from gpuzarr.device.base import Bytes1D, DeviceBuffer
+from gpuzarr.device.base import Bytes1D, DeviceBuffer, FileRead, FileReader
 from gpuzarr.device.catalogue import Kernel
 from gpuzarr.device.cuda_lane import Channel, CudaLane
-from gpuzarr.device.cuda_memory import Arena, CudaBuffer, Lease, Pinned, extent, form
+from gpuzarr.device.cuda_memory import Arena, CudaBuffer, Lease, Pinned, extent, form, usable
 from gpuzarr.device.staging import BLOCK_NBYTES, Staging
 from gpuzarr.errors import ArgumentError, DeviceError, GpuzarrError, LimitError, MissingDependencyError
 
@@ -47,6 +47,7 @@ class CudaDevice:
     """See `device.base.Device`. One instance a device and process, for all threads."""
 
     timed = True
+    direct = "kvikio"
 
     def __init__(self, cupy: Any, number: int) -> None:
         """Of `named`, which has looked whether there is such a device."""
@@ -232,6 +233,12 @@ class CudaDevice:
     def _lock_pages(self, nbytes: int) -> Any:
         with self.using(f"{nbytes} bytes of pinned host memory"):
             return self.cupy.cuda.alloc_pinned_memory(nbytes)
+
+    def read_files(self, reads: Sequence[FileRead], reader: FileReader) -> None:
+        """See `device.base.Device`."""
+        with self.using("reading files"):
+            placed = [(read, usable(read.into, self.number, "reading files")) for read in reads]
+            reader([(read.path, read.start, into.nbytes, into.address) for read, into in placed])
 
     # ---- results
 

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from gpuzarr.device import catalogue, nvcomp
 from gpuzarr.device.base import Bytes1D, DeviceBuffer, Streams
-from gpuzarr.device.cuda_memory import Arena, CudaBuffer, Page, aligned
+from gpuzarr.device.cuda_memory import Arena, CudaBuffer, Page, aligned, usable
 from gpuzarr.device.nvcomp import Alignments, Decompressor, Table
 from gpuzarr.errors import DeviceError
 
@@ -280,11 +280,7 @@ class CudaLane:
 
     def _buffer(self, value: DeviceBuffer, where: str) -> CudaBuffer:
         """A buffer that may be used here and now."""
-        if not isinstance(value, CudaBuffer) or value.lease.device != self._device.number:
-            raise DeviceError(f"{where}: a {type(value).__name__} is no memory of {self._device.name}")
-        if not value.lease.live:
-            raise DeviceError(f"{where}: device memory is used after it was given back by reset")
-        return value
+        return usable(value, self._device.number, where)
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gpuzarr.device.base import Bytes1D
+from gpuzarr.device.base import Bytes1D, DeviceBuffer
 from gpuzarr.errors import DeviceError, LimitError
 
 ALIGNMENT = 256
@@ -57,6 +57,15 @@ class CudaBuffer:
         if not 0 <= offset <= offset + nbytes <= self.nbytes:
             raise DeviceError(f"bytes {offset} to {offset + nbytes} of a buffer of {self.nbytes}")
         return CudaBuffer(self.address + int(offset), int(nbytes), self.lease)
+
+
+def usable(value: DeviceBuffer, number: int, where: str) -> CudaBuffer:
+    """A buffer that may be used on `cuda:number` here and now."""
+    if not isinstance(value, CudaBuffer) or value.lease.device != number:
+        raise DeviceError(f"{where}: a {type(value).__name__} is no memory of cuda:{number}")
+    if not value.lease.live:
+        raise DeviceError(f"{where}: device memory is used after it was given back by reset")
+    return value
 
 
 class Arena:

@@ -17,7 +17,7 @@ from __future__ import annotations
 import ctypes
 import threading
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from math import prod
@@ -27,11 +27,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpuzarr.device import catalogue, nvcomp, sim_library, sim_nvcomp
-from gpuzarr.device.base import Bytes1D, DeviceBuffer, Streams
+from gpuzarr.device.base import Bytes1D, DeviceBuffer, FileRead, FileReader, Streams
 from gpuzarr.device.catalogue import Kernel
 from gpuzarr.device.sim_memory import ALIGNMENT, GARBAGE, Allocation, SimArray, SimBuffer, c_strides
 from gpuzarr.device.staging import Staging
-from gpuzarr.errors import ArgumentError, DeviceError
+from gpuzarr.errors import ArgumentError, DeviceError, StoreError
 
 ORDERS = {"sim": 0, "sim:reversed": 1, "sim:shuffled1": 2, "sim:shuffled2": 3}
 """Device names, and the thread order of kernels/host/shim.cpp that each stands for."""
@@ -56,6 +56,8 @@ class Counters:
     """The most that the arena of one lane held."""
     kernels: list[str] = field(default_factory=list)
     """The names of the launches, in order."""
+    file_reads: int = 0
+    file_nbytes: int = 0
 
 
 class SimLane:
@@ -211,6 +213,7 @@ class SimDevice:
             raise ArgumentError(f"no device is called {name!r}", hint=f"use {', '.join(ORDERS)}")
         self.name, self.order = name, ORDERS[name]
         self.timed = False
+        self.direct = "sim"
         self.wave_nbytes = 256 << 20
         self.counters = Counters()
         self._lock = threading.Lock()
@@ -242,6 +245,22 @@ class SimDevice:
     def staging(self) -> Staging:
         """Small blocks of garbage, and garbage again after `reset`."""
         return Staging(lambda nbytes: np.full(nbytes, GARBAGE, np.uint8), _spoil, STAGING_NBYTES)
+
+    def read_files(self, reads: Sequence[FileRead], reader: FileReader) -> None:
+        """Without `reader`: with plain reads."""
+        for read in reads:
+            into = _buffer(read.into, "read_files").bytes()
+            try:
+                with open(read.path, "rb", buffering=0) as file:
+                    file.seek(read.start)
+                    done = 0
+                    while done < into.nbytes and (got := file.readinto(into[done:].data)):
+                        done += got
+            except OSError as error:
+                raise StoreError(f"cannot read {read.path} into device memory: {error}") from error
+            if done < into.nbytes:
+                raise StoreError(f"{read.path} ends early")
+            self.count(file_reads=1, file_nbytes=done)
 
     def form(self, dtype: np.dtype[Any]) -> tuple[np.dtype[Any], tuple[int, ...]]:
         """Every type has a form of its own here."""

@@ -137,6 +137,13 @@ class Loader:
             if last < len(chain.stages):
                 check_promised(chain, last, plain)
 
+    def check_sizes(self, rows: Rows, found: Crossing) -> None:
+        """Chunks that nothing was done to yet have the sizes that the metadata promise."""
+        shape = self.plan.shape[found.rows]
+        for one in np.unique(shape).tolist():
+            mine = np.flatnonzero((shape == one) & (found.stage != MISSING))
+            self._check_sizes(rows, found, mine, self.chains[one])
+
     def _check_sizes(self, rows: Rows, found: Crossing, mine: Int64s, chain: Chain) -> None:
         """Chunks that cross as they are stored have the size that the metadata promise, if they do."""
         expected = promised(chain, 0)

@@ -36,6 +36,7 @@ from gpuzarr.engine.crossing import (
     notes_before,
     promised,
 )
+from gpuzarr.engine.direct import Direct, Slot
 from gpuzarr.engine.fetch import chunk_name
 from gpuzarr.engine.landing import Landing, Target
 from gpuzarr.engine.planning import make_plan
@@ -83,9 +84,9 @@ class _Launched:
     lane: Lane
     batch: Crossing
     """Of the chunks that crossed, in their order."""
-    staging: Staging
+    slot: Slot
     last: bool
-    """Nothing else of its wave comes behind it: then the staging memory is free."""
+    """Nothing else of its wave comes behind it: then the wave's memory is free."""
 
 
 class _Waves:
@@ -95,24 +96,26 @@ class _Waves:
         self.chains = self.loader.chains
         self.budget = wave_budget(device)
         self.landing = Landing(source.meta, plan, target)
+        self.direct = Direct(self.loader, device, self.budget)
 
     def run(self) -> None:
         """Every wave; the next is fetched while one is launched and another decoded."""
         cuts = self._cuts()
         lanes = [self.device.lane(), self.device.lane()]
-        free = [self.device.staging() for _ in range(min(len(cuts), 3))]
+        slots = [Slot(self.device.staging()) for _ in range(min(len(cuts), 3))]
+        free = slots.copy()
         queued: list[_Launched] = []
-        staging = free.pop()
-        ahead = self._start(*cuts[0], staging)
+        slot = free.pop()
+        ahead = self._start(*cuts[0], slot)
         try:
             for position in range(len(cuts)):
-                wave, current = Crossing.joined([future.result() for future in ahead]), staging
+                wave, current = Crossing.joined([future.result() for future in ahead]), slot
                 ahead = []
                 if position + 1 < len(cuts):
                     while not free:
                         self._finish(queued.pop(0), free)
-                    staging = free.pop()
-                    ahead = self._start(*cuts[position + 1], staging)
+                    slot = free.pop()
+                    ahead = self._start(*cuts[position + 1], slot)
                 batches = list(self._batches(wave))
                 for i, batch in enumerate(batches):
                     if len(queued) == len(lanes):
@@ -121,7 +124,8 @@ class _Waves:
                     crossed = batch.part(np.flatnonzero(batch.stage != MISSING))
                     queued.append(_Launched(lane, crossed, current, i + 1 == len(batches)))
                     self._launch(lane, batch, crossed, current)
-                    self.stats.add(waves=1, peak_device_bytes=sum(one.lane.nbytes for one in queued))
+                    held = sum(one.lane.nbytes for one in queued) + sum(one.nbytes for one in slots)
+                    self.stats.add(waves=1, peak_device_bytes=held)
             while queued:
                 self._finish(queued.pop(0), free)
         finally:
@@ -150,7 +154,7 @@ class _Waves:
         cost: NDArray[np.float64] = (grown + payload_nbytes + _ALIGN) * present + columns
         return cost
 
-    def _start(self, first: int, last: int, staging: Staging) -> list[Future[Crossing]]:
+    def _start(self, first: int, last: int, slot: Slot) -> list[Future[Crossing]]:
         """Fetch the rows of a wave on the pool's threads, and run their host stages."""
         plan = self.plan
         lo, hi = np.searchsorted(plan.request, [first, last]).tolist()
@@ -160,10 +164,12 @@ class _Waves:
         most = traits.concurrency if traits.concurrency > 1 else _TOGETHER
         step = min(max(-(-(hi - lo) // config.current().threads), 1), most)
         host = host_is_sooner(self.device, self.plan, self.chains, first, last)
+        direct = None if host else self.direct.task(lo, hi, slot)
         tasks = [
-            partial(self.loader.load, at, min(at + step, hi), staging, host) for at in range(lo, hi, step)
+            partial(self.loader.load, at, min(at + step, hi), slot.staging, host)
+            for at in range(lo, hi, step)
         ]
-        futures = [_submitted(task) for task in tasks]
+        futures = [_submitted(task) for task in ([direct] if direct else tasks)]
         absent = max(int(plan.request[hi]), first)
         if absent < last:  # rows behind the last request
             done: Future[Crossing] = Future()
@@ -186,12 +192,15 @@ class _Waves:
                 yield wave.part(chosen[:many])
                 chosen, upto = chosen[many:], upto[many:] - upto[many - 1]
 
-    def _launch(self, lane: Lane, rows: Crossing, crossed: Crossing, staging: Staging) -> None:
+    def _launch(self, lane: Lane, rows: Crossing, crossed: Crossing, slot: Slot) -> None:
         """Queue one batch: its crossing, its device stages, its scatter."""
         shape = int(self.plan.shape[rows.rows[0]])
         chain = self.chains[shape]
         if len(crossed.rows):
-            batch = self._cross(lane, crossed, staging)
+            if slot.encoded is None:
+                batch = self._cross(lane, crossed, slot.staging)
+            else:
+                batch = Batch(slot.encoded, crossed.position, crossed.nbytes)
             for position in range(int(crossed.stage[0]), len(chain.stages)):
                 stage = chain.stages[position]
                 column = notes_before(chain, position)
@@ -242,7 +251,7 @@ class _Waves:
         self.stats.add(bytes_crossed=span)
         return Batch(arena, offset, nbytes)
 
-    def _finish(self, one: _Launched, free: list[Staging]) -> None:
+    def _finish(self, one: _Launched, free: list[Slot]) -> None:
         """Wait for a batch, and let the host decode what the device could not."""
         one.lane.synchronize()
         faults = one.lane.take_faults()
@@ -250,21 +259,22 @@ class _Waves:
         if len(faults):
             self._again(one, one.batch.part(faults))
         if one.last:
-            one.staging.reset()
-            free.append(one.staging)
+            one.slot.reset()
+            free.append(one.slot)
 
     def _again(self, one: _Launched, faults: Crossing) -> None:
         """Decode on the host what the device could not, and put it in its place, or raise what is wrong."""
         shape = int(self.plan.shape[faults.rows[0]])
-        chain, blocks = self.chains[shape], one.staging.blocks
-        last = len(chain.stages)
+        chain, staging = self.chains[shape], one.slot.staging
+        faults = self._back(one, faults)
+        blocks, last = staging.blocks, len(chain.stages)
 
         def decode(i: int) -> int:
             base, block = next(found for found in reversed(blocks) if found[0] <= faults.position[i])
             begin = int(faults.position[i]) - base
             stored = block[begin : begin + int(faults.nbytes[i])]
             try:
-                position, nbytes = decode_to(chain, stored, int(faults.stage[i]), last, one.staging)
+                position, nbytes = decode_to(chain, stored, int(faults.stage[i]), last, staging)
                 check_promised(chain, last, nbytes)
                 return position
             except GpuzarrError as error:
@@ -278,10 +288,23 @@ class _Waves:
         size = np.full(len(decoded), promised(chain, last), np.int64)
         whole = replace(faults, position=decoded, nbytes=size)
         self.stats.add(on_host=len(decoded))
-        batch = self._cross(one.lane, whole, one.staging)
+        batch = self._cross(one.lane, whole, staging)
         self.landing.scatter(one.lane, whole.rows, shape, batch)
         one.lane.synchronize()
         one.lane.reset()
+
+    def _back(self, one: _Launched, faults: Crossing) -> Crossing:
+        """Chunks in staging memory, as the host sees them: what was read directly has to come back for
+        that."""
+        encoded = one.slot.encoded
+        if encoded is None:
+            return faults
+        placed = [one.slot.staging.take(nbytes) for nbytes in faults.nbytes.tolist()]
+        for at, (_, memory) in zip(faults.position.tolist(), placed, strict=True):
+            one.lane.download(encoded.part(at, memory.nbytes), memory)
+        one.lane.synchronize()
+        one.lane.reset()
+        return replace(faults, position=np.array([position for position, _ in placed], np.int64))
 
 
 def host_is_sooner(device: Device, plan: Plan, chains: Sequence[Chain], first: int, last: int) -> bool:

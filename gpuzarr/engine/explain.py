@@ -9,6 +9,7 @@ import numpy as np
 from gpuzarr.codecs.chain import Chain
 from gpuzarr.device.choose import Place
 from gpuzarr.engine.device import device_nbytes, host_is_sooner, wave_budget
+from gpuzarr.engine.direct import how, worth
 from gpuzarr.engine.host import bundles
 from gpuzarr.engine.planning import make_plan
 from gpuzarr.engine.source import ReadStats, Source
@@ -46,16 +47,19 @@ class Explanation:
     """Bytes of all touched chunks, decoded; None for variable-length values."""
     batches: int
     stages: tuple[StageReport, ...]
+    direct: str = ""
+    """How encoded bytes go straight into device memory: `gds`, `compat`, `sim`; empty if they do not."""
 
     def __str__(self) -> str:
         fetch = "unknown until read" if self.stored_nbytes is None else size_text(self.stored_nbytes)
         decoded = "of variable length" if self.decoded_nbytes is None else size_text(self.decoded_nbytes)
         absent = f", {self.absent:,} missing (filled)" if self.absent else ""
+        direct = f", straight into device memory ({self.direct})" if self.direct else ""
         unit = "wave" if self.device != "cpu" else "bundle"
         lines = [
             f"{self.array} → {self.shape} {self.dtype}, {size_text(self.result_nbytes)} on {self.device}",
             f"  plan     {_count(self.chunks, 'chunk')} in {_count(self.objects, 'object')}{absent}",
-            f"  fetch    {_count(self.requests, 'request')}, {fetch}",
+            f"  fetch    {_count(self.requests, 'request')}, {fetch}{direct}",
             f"  decode   {decoded}, in {_count(self.batches, unit)}",
         ]
         width = max((len(stage.name) for stage in self.stages), default=0)
@@ -82,6 +86,7 @@ def explain(source: Source, selection: Selection, place: Place) -> Explanation:
     decoded = None
     if meta.has_bytes:
         decoded = sum(n * chain.spec.limit for n, chain in zip(of_shape, chains, strict=True))
+    direct = ""
     on_device = place.device is not None and meta.has_bytes
     if on_device and place.device is not None:
         taken = sum(n * device_nbytes(chain) for n, chain in zip(of_shape, chains, strict=True)) + (
@@ -89,6 +94,9 @@ def explain(source: Source, selection: Selection, place: Place) -> Explanation:
         )
         batches = -(-taken // wave_budget(place.device))
         sooner = host_is_sooner(place.device, plan, chains, 0, len(plan))
+        likely = (decoded if stored is None else stored) or 0
+        if plan.requests and not sooner and worth(likely, plan.requests):
+            direct = how(source.store, chains, place.device)
     else:
         batches, sooner = len(bundles(plan, source)) - 1, False
     return Explanation(
@@ -105,6 +113,7 @@ def explain(source: Source, selection: Selection, place: Place) -> Explanation:
         decoded_nbytes=decoded,
         batches=batches,
         stages=_stages(chains[0], place, meta.has_bytes, sooner) if chains else (),
+        direct=direct,
     )
 
 

@@ -63,7 +63,7 @@ class Rows:
         no such object."""
 
         def checked(i: int, nbytes: int) -> memoryview:
-            self._check_whole(first + i, nbytes)
+            self.check_whole(first + i, nbytes)
             return place(first + i, nbytes)
 
         try:
@@ -74,7 +74,7 @@ class Rows:
         for i, stored in enumerate(found, first):
             request = self.requests[i]
             if request.nbytes is None:
-                self._check_whole(i, 0 if stored is None else len(stored))
+                self.check_whole(i, 0 if stored is None else len(stored))
             else:
                 if stored is None:
                     raise self._lost(request, "it vanished while it was read")
@@ -102,7 +102,7 @@ class Rows:
                 begin = self.start[at] - request.start
                 yield at, request.key, view[begin : begin + self.nbytes[at]], view is wanted[i]
 
-    def _check_whole(self, i: int, nbytes: int) -> None:
+    def check_whole(self, i: int, nbytes: int) -> None:
         """Whole objects have a size that their chunk may have."""
         if self.requests[i].nbytes is None and nbytes > self.unchecked:
             shape = self.plan.shapes[self.shape[self.spans[i][0]]]

@@ -14,6 +14,7 @@ from __future__ import annotations
 import errno
 import itertools
 import os
+import stat
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -89,6 +90,28 @@ class LocalStore:
             if error.errno in _ABSENT:
                 return -1
             raise
+
+    def file(self, key: str) -> tuple[str, int] | None:
+        """An object's file and its size, for those who open it themselves; None: no such object. It is looked
+        at as for reading, but what is put in its place afterwards is not."""
+        path = f"{self.root}/{clean_key(key)}"
+        try:
+            if not self.follow_symlinks:
+                self._check_directory(path[: path.rfind("/")])
+                if os.path.islink(path):
+                    self._require_inside(path)
+            found = os.stat(path)
+        except OSError as error:
+            if isinstance(error, StoreError):
+                raise
+            if error.errno in _ABSENT:
+                return None
+            raise StoreError(f"cannot read {key} in {self.root}: {error.strerror or error}") from error
+        if stat.S_ISDIR(found.st_mode):
+            return None
+        if not stat.S_ISREG(found.st_mode):  # to open a pipe would wait for a writer
+            raise StoreError(f"cannot read {key} in {self.root}: it is no regular file")
+        return path, found.st_size
 
     def _require_inside(self, path: str) -> None:
         root, real = os.path.realpath(self.root), os.path.realpath(path)
