@@ -91,7 +91,35 @@ def _numcodecs(name: str) -> Callable[[bytes, int], bytes]:
     return decompress
 
 
+def _snappy(stored: bytes, room: int) -> bytes:
+    """The Snappy format: a size, then literals and copies. The size was compared before."""
+    at, plain = 1 + next(i for i, byte in enumerate(stored) if byte < 128), bytearray()
+    while at < len(stored):
+        tag, kind = stored[at] >> 2, stored[at] & 3
+        at += 1
+        if kind == 0:
+            extra = max(tag - 59, 0)
+            length = 1 + (int.from_bytes(stored[at : at + extra], "little") if extra else tag)
+            at += extra + length
+            if at > len(stored):
+                raise ValueError("a literal ends early")
+            plain += stored[at - length : at]
+        else:
+            width = (0, 1, 2, 4)[kind]
+            offset = int.from_bytes(stored[at : at + width], "little") | (tag >> 3 << 8 if kind == 1 else 0)
+            length = 4 + (tag & 7) if kind == 1 else tag + 1
+            if at + width > len(stored) or not 0 < offset <= len(plain):
+                raise ValueError("a copy from nowhere")
+            at += width
+            for _ in range(length):
+                plain.append(plain[-offset])
+        if len(plain) > room:
+            raise ValueError("more than there is room for")
+    return bytes(plain)
+
+
 _DECODERS = {
+    "snappy": _snappy,
     "zstd": _numcodecs("zstd"),
     "lz4": _numcodecs("lz4"),
     "deflate": _inflate(-zlib.MAX_WBITS),

@@ -295,10 +295,25 @@ class DeviceContract:
                 lane.upload(source)
 
 
+def _snappy(plain: bytes) -> bytes:
+    """A size, one literal, and a copy of the last byte where the plain bytes end with two of it."""
+    size, rest = bytearray(), len(plain)
+    while rest >= 128:
+        size.append(rest & 127 | 128)
+        rest >>= 7
+    size.append(rest)
+    run = len(plain) - len(plain.rstrip(plain[-1:]))
+    run = min(run - 1, 64) if len(plain) > run else 0
+    literal = plain[: len(plain) - run]
+    tag = bytes([61 << 2]) + (len(literal) - 1).to_bytes(2, "little")
+    return bytes(size) + tag + literal + (bytes([(run - 1) << 2 | 2, 1, 0]) if run else b"")
+
+
 ENCODERS: dict[str, Callable[[bytes], bytes]] = {
     "zstd": lambda plain: bytes(numcodecs.Zstd(3).encode(plain)),
     "zlib": lambda plain: zlib.compress(plain, 6),
     "gzip": lambda plain: gzip.compress(plain, 6),
+    "snappy": _snappy,
 }
 """For `Lane.decompress`, by algorithm."""
 
