@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import gc
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -199,13 +200,18 @@ def _peak_memory(case: Case, path: str) -> Row:
 
 
 def _import_cost(rounds: int) -> list[Row]:
-    """Time to import in a fresh process, over that of NumPy: as it is, and with what a first use loads."""
+    """Time to import in a fresh process, over that of NumPy: as it is, and with what a first use loads. Both
+    are compiled before, as after any installation."""
     timed = "from time import perf_counter as t; a = t(); {}; print(t() - a)"
     imports = ("import numpy", "import gpuzarr", "import gpuzarr; gpuzarr.open")
     spent: list[list[float]] = [[] for _ in imports]
-    for _ in range(max(rounds, 5)):
-        for one, times in zip(imports, spent, strict=True):
-            times.append(float(_python("-c", timed.format(one))))
+    with tempfile.TemporaryDirectory() as compiled:
+        flags = "-X", f"pycache_prefix={compiled}"
+        for turn in range(max(rounds, 5) + 1):
+            for one, times in zip(imports, spent, strict=True):
+                took = float(_python(*flags, "-c", timed.format(one)))
+                if turn:
+                    times.append(took)
     numpy, *ours = (median(times) for times in spent)
     return [
         Row("import", f"{text}, over numpy", 1.5, value=one / numpy, unit="×")
@@ -242,7 +248,9 @@ def _median(run: Callable[[], object], rounds: int) -> float:
 
 def _python(*arguments: str) -> str:
     root = Path(__file__).parents[1]
-    done = subprocess.run([sys.executable, *arguments], cwd=root, capture_output=True, text=True, check=True)
+    settings = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    command = [sys.executable, *arguments]
+    done = subprocess.run(command, cwd=root, env=settings, capture_output=True, text=True, check=True)
     return done.stdout
 
 

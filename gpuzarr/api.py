@@ -13,7 +13,6 @@ from gpuzarr.device.choose import choose
 from gpuzarr.engine.values import on_host
 from gpuzarr.errors import ArgumentError, ReadOnlyError
 from gpuzarr.group import Group
-from gpuzarr.meta.create import array_document
 from gpuzarr.meta.dialect import (
     DOCUMENTS,
     group_v3,
@@ -107,6 +106,8 @@ def create_array(
     do not fit together.
     """
     chosen = choose(device)
+    from gpuzarr.meta.create import array_document  # readers need not load it
+
     document = array_document(
         *(shape, dtype, chunks, shards, codecs, fill_value, order, dimension_names, attributes, zarr_format),
         separator=separator,
@@ -148,6 +149,8 @@ def save(target: Any, values: Any, path: str = "", **create: Any) -> Array:
     options = {name: known.pop(name) for name in names if name in known}
     attributes = options.get("attributes")
     chosen = choose(options.get("device", "auto"))
+    from gpuzarr.meta.create import array_document
+
     document = array_document(**known, attributes=attributes)
     overwrite, storage = options.get("overwrite", False), options.get("storage_options")
     store, path, meta = _prepared(target, path, document, attributes, overwrite, storage)

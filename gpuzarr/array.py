@@ -16,12 +16,8 @@ from gpuzarr import selection
 from gpuzarr.codecs.base import Codec
 from gpuzarr.device.choose import Place, choose
 from gpuzarr.engine.read import read
-from gpuzarr.engine.resize import append, changed_attributes, resize
 from gpuzarr.engine.source import ReadStats, Source
-from gpuzarr.engine.stats import WriteStats
-from gpuzarr.engine.write import write
 from gpuzarr.errors import ReadOnlyError
-from gpuzarr.meta.create import whole_numbers
 from gpuzarr.meta.dialect import read_attributes
 from gpuzarr.meta.model import ArrayMeta
 from gpuzarr.selection import Selection
@@ -29,6 +25,7 @@ from gpuzarr.store.base import Store
 
 if TYPE_CHECKING:
     from gpuzarr.engine.explain import Explanation
+    from gpuzarr.engine.stats import WriteStats
 
 
 class Array:
@@ -148,6 +145,8 @@ class Array:
 
     def update_attributes(self, attributes: Mapping[str, Any], *, replace: bool = False) -> None:
         """Set attributes, JSON values by name; a None removes one. `replace` removes all others."""
+        from gpuzarr.engine.resize import changed_attributes
+
         self._require_writable()
         with self._changing:
             self._source, self._attributes = changed_attributes(self._source, attributes, replace)
@@ -225,16 +224,20 @@ class Array:
     def resize(self, shape: Sequence[int]) -> None:
         """Another shape of as many dimensions. What falls outside is deleted; what comes is the fill
         value."""
+        from gpuzarr.engine.resize import resize
+
         self._require_writable()
         with self._changing:
-            self._source = resize(self._source, whole_numbers(shape, "shape"), WriteStats())
+            self._source = resize(self._source, shape)
 
     def append(self, values: Any, axis: int = 0) -> None:
         """Grow along `axis` by `values`, whose other dimensions are the array's. The shape changes once they
         are stored. They come behind what other handles have appended."""
+        from gpuzarr.engine.resize import append
+
         self._require_writable()
         with self._changing:
-            self._source = append(self._source, values, axis, WriteStats())
+            self._source = append(self._source, values, axis)
 
     def explain(self, key: Any = ...) -> Explanation:
         """What reading `key` would do, without doing it: requests, bytes, chunks, and which stage runs
@@ -247,6 +250,8 @@ class Array:
         return read(self._source, chosen, out, stats or ReadStats(), self._device)
 
     def _write(self, chosen: Selection, values: Any, stats: WriteStats | None = None) -> None:
+        from gpuzarr.engine.write import WriteStats, write  # readers need not load it
+
         self._require_writable()
         write(self._source, chosen, values, stats or WriteStats())
 

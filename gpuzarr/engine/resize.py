@@ -26,6 +26,7 @@ from gpuzarr.engine.values import on_host
 from gpuzarr.engine.write import writable, write
 from gpuzarr.errors import ArgumentError, MetadataError, UnsupportedError
 from gpuzarr.grid import Grid, RectilinearAxis
+from gpuzarr.meta.create import whole_numbers
 from gpuzarr.meta.dialect import (
     join,
     node_from_document,
@@ -63,11 +64,11 @@ def _reshaped(source: Source, shape: Sequence[int]) -> Source:
     return Source.of(source.store, source.path, made)
 
 
-def resize(source: Source, shape: Sequence[int], stats: WriteStats) -> Source:
+def resize(source: Source, shape: Any) -> Source:
     """The array in its new shape."""
-    store = writable(source)
+    store, stats, new = writable(source), WriteStats(), whole_numbers(shape, "shape")
     with _newest(source) as source:
-        old, new = source.meta.shape, tuple(shape)
+        old = source.meta.shape
         made = _reshaped(source, new)
         grown = [axis for axis, (a, b) in enumerate(zip(old, new, strict=True)) if b > a]
         cut = [axis for axis, (a, b) in enumerate(zip(old, new, strict=True)) if b < a]
@@ -82,9 +83,9 @@ def resize(source: Source, shape: Sequence[int], stats: WriteStats) -> Source:
         return made
 
 
-def append(source: Source, values: Any, axis: int, stats: WriteStats) -> Source:
+def append(source: Source, values: Any, axis: int) -> Source:
     """The array with `values` behind its end along `axis`. Their chunks are stored before the new shape."""
-    store = writable(source)
+    store, stats = writable(source), WriteStats()
     given = on_host(values)
     given = given if hasattr(given, "shape") else np.asarray(given)
     with _newest(source) as source:
