@@ -135,3 +135,18 @@ GZ_DEVICE u16 gz_reversed(u16 v) { return (u16)((v << 8) | (v >> 8)); }
 GZ_DEVICE u32 gz_reversed(u32 v) { return __byte_perm(v, 0, 0x0123); }
 GZ_DEVICE u64 gz_reversed(u64 v) { return ((u64)gz_reversed((u32)v) << 32) | gz_reversed((u32)(v >> 32)); }
 GZ_DEVICE u128 gz_reversed(u128 v) { return u128{gz_reversed(v.hi), gz_reversed(v.lo)}; }
+
+// The bytes of each unit in reverse: units of 0 (none), 2, 4, 8 or 16 bytes, no larger than the value.
+GZ_DEVICE u8 gz_swapped(u8 v, u32) { return v; }
+GZ_DEVICE u16 gz_swapped(u16 v, u32 unit) { return unit == 2 ? gz_reversed(v) : v; }
+GZ_DEVICE u32 gz_swapped(u32 v, u32 unit) {
+    return unit == 4 ? gz_reversed(v) : unit == 2 ? __byte_perm(v, 0, 0x2301) : v;
+}
+GZ_DEVICE u64 gz_swapped(u64 v, u32 unit) {
+    if (unit == 8) return gz_reversed(v);
+    return (u64)gz_swapped((u32)(v >> 32), unit) << 32 | gz_swapped((u32)v, unit);
+}
+GZ_DEVICE u128 gz_swapped(u128 v, u32 unit) {
+    if (unit == 16) return gz_reversed(v);
+    return u128{gz_swapped(v.lo, unit), gz_swapped(v.hi, unit)};
+}

@@ -70,20 +70,6 @@ template <class INDEX> GZ_DEVICE Word locate(const Box& box, const Places& at, I
     return word;
 }
 
-GZ_DEVICE u8 swapped(u8 v, i32) { return v; }
-GZ_DEVICE u16 swapped(u16 v, i32 unit) { return unit == 2 ? gz_reversed(v) : v; }
-GZ_DEVICE u32 swapped(u32 v, i32 unit) {
-    return unit == 4 ? gz_reversed(v) : unit == 2 ? __byte_perm(v, 0, 0x2301) : v;
-}
-GZ_DEVICE u64 swapped(u64 v, i32 unit) {
-    if (unit == 8) return gz_reversed(v);
-    return (u64)swapped((u32)(v >> 32), unit) << 32 | swapped((u32)v, unit);
-}
-GZ_DEVICE u128 swapped(u128 v, i32 unit) {
-    if (unit == 16) return gz_reversed(v);
-    return u128{swapped(v.lo, unit), swapped(v.hi, unit)};
-}
-
 // Byte `at` of an inner run, which is whole elements: its place once the bytes of every unit are reversed.
 GZ_DEVICE i64 mirrored(i64 at, i32 unit) { return unit ? at + unit - 1 - 2 * (at % unit) : at; }
 
@@ -100,7 +86,7 @@ GZ_DEVICE void move_words(const Box& box, const Places& at, i64 first, i64 last)
             else
                 for (u32 b = 0; b <= rest; b++) to[b] = at.fill[(word.inner + b) % at.itemsize];
         } else if (rest && ((gz_address(to) | gz_address(from)) & rest) == 0) {
-            *(WORD*)to = swapped(*(const WORD*)from, at.unit);
+            *(WORD*)to = gz_swapped(*(const WORD*)from, (u32)at.unit);
         } else {
             for (u32 b = 0; b <= rest; b++) to[b] = from[mirrored(word.inner + b, at.unit) - word.inner];
         }

@@ -294,20 +294,6 @@ GZ_DEVICE Run locate(const Box& box, u32 at) {
 
 // ---- from shared memory
 
-GZ_DEVICE u8 swapped(u8 v, u32) { return v; }
-GZ_DEVICE u16 swapped(u16 v, u32 unit) { return unit == 2 ? gz_reversed(v) : v; }
-GZ_DEVICE u32 swapped(u32 v, u32 unit) {
-    return unit == 4 ? gz_reversed(v) : unit == 2 ? __byte_perm(v, 0, 0x2301) : v;
-}
-GZ_DEVICE u64 swapped(u64 v, u32 unit) {
-    if (unit == 8) return gz_reversed(v);
-    return (u64)swapped((u32)(v >> 32), unit) << 32 | swapped((u32)v, unit);
-}
-GZ_DEVICE u128 swapped(u128 v, u32 unit) {
-    if (unit == 16) return gz_reversed(v);
-    return u128{swapped(v.lo, unit), swapped(v.hi, unit)};
-}
-
 // Decoded bytes from the `at`-th on, fetched one by one. SIZE is from.size, or 0.
 template <u32 SIZE, class WORD> GZ_DEVICE WORD gathered(const Planes& from, u32 at) {
     const u32 size = SIZE ? SIZE : from.size;
@@ -370,7 +356,7 @@ template <u32 SIZE> GZ_DEVICE u128 sixteen(const Planes& from, u32 at) {
 template <class WORD> GZ_DEVICE void put_piece(const Planes& from, u32 at, u8* to, u32 nbytes, u32 unit) {
 #pragma unroll 1
     for (u32 k = 0; k < nbytes; k += sizeof(WORD))
-        *(WORD*)(to + k) = swapped(gathered<0, WORD>(from, at + k), unit);
+        *(WORD*)(to + k) = gz_swapped(gathered<0, WORD>(from, at + k), unit);
 }
 
 // Bytes `begin` to `end` of the tile, which are those of the planes. SIZE is from.size, or 0.
@@ -392,7 +378,7 @@ GZ_DEVICE void put(const Box& box, const Planes& from, u32 begin, u32 end, u8* d
                 left = min(left, 16 - past);
                 if (left == 16) {
                     u128 word = sixteen<SIZE>(from, at - begin);
-                    *(u128*)to = unit ? swapped(word, unit) : word;
+                    *(u128*)to = unit ? gz_swapped(word, unit) : word;
                 } else {
                     if (box.log_word == 0) put_piece<u8>(from, at - begin, to, left, unit);
                     if (box.log_word == 1) put_piece<u16>(from, at - begin, to, left, unit);
