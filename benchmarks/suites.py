@@ -25,13 +25,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 import gpuzarr
-from benchmarks import arrays, peers, report
+from benchmarks import arrays, copies, peers, report
 from benchmarks.arrays import Case
 from benchmarks.peers import Peer
 from benchmarks.report import Row
 from gpuzarr.cli.show import Screen
 
-SUITES = ("whole", "patches", "element", "write", "import", "plan", "memory")
+SUITES = ("whole", "patches", "element", "write", "copy", "import", "plan", "memory")
 
 _SIDE, _PATCHES = 96, 12
 _PEAK = """
@@ -56,7 +56,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--quick", action="store_true", help="16 MiB and 3 rounds: to see that it runs")
     parser.add_argument("--only", action="append", choices=SUITES, help="one suite; may be repeated")
     parser.add_argument("--case", action="append", metavar="TEXT", help="only arrays whose name holds TEXT")
-    parser.add_argument("--mib", type=int, help="size of each array (default: 256)")
+    parser.add_argument(
+        "--mib", type=int, help="size of each array; of what is copied, 8 times that (default: 256)"
+    )
     parser.add_argument("--rounds", type=int, help="how often everyone reads (default: 7)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the measurements, too")
     arguments = parser.parse_args(argv)
@@ -75,6 +77,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             if not arguments.case or any(one in case.name for one in arguments.case)
         ]
         rows += _arrays(cases, arrays.shape_of(mib), chosen, everyone, rounds, screen)
+    if "copy" in chosen and sys.platform == "linux" and peers.installed("zarr"):
+        rows += copies.rows(8 * mib, min(rounds, 3), everyone, _python, screen)
     if "import" in chosen:
         rows += _import_cost(rounds)
     if "plan" in chosen:

@@ -11,7 +11,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from gpuzarr.api import create_array, create_group, load, open, open_array, save
+    from gpuzarr import ome
+    from gpuzarr.api import consolidate, create_array, create_group, load, open, open_array, save
     from gpuzarr.array import Array
     from gpuzarr.config import Config, configure, configured
     from gpuzarr.copying import copy
@@ -35,10 +36,12 @@ __all__ = [
     "WriteStats",
     "configure",
     "configured",
+    "consolidate",
     "copy",
     "create_array",
     "create_group",
     "load",
+    "ome",
     "open",
     "open_array",
     "save",
@@ -55,6 +58,7 @@ _ROOMS = {
     "WriteStats": "engine.stats",
     "configure": "config",
     "configured": "config",
+    "consolidate": "api",
     "copy": "copying",
     "create_array": "api",
     "create_group": "api",
@@ -65,7 +69,12 @@ _ROOMS = {
 }
 
 
+_PACKAGES = {"ome"}
+
+
 def __getattr__(name: str) -> object:
+    if name in _PACKAGES:
+        return import_module(f"gpuzarr.{name}")
     if name not in _ROOMS:
         raise AttributeError(f"module 'gpuzarr' has no attribute {name!r}")
     value = getattr(import_module(f"gpuzarr.{_ROOMS[name]}"), name)

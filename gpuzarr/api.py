@@ -10,6 +10,8 @@ import numpy as np
 
 from gpuzarr.array import Array
 from gpuzarr.device.choose import choose
+from gpuzarr.engine import cache
+from gpuzarr.engine.turns import turn
 from gpuzarr.engine.values import on_host
 from gpuzarr.errors import ArgumentError, ReadOnlyError
 from gpuzarr.group import Group
@@ -81,7 +83,7 @@ def create_array(
     *,
     shape: int | Sequence[int],
     dtype: Any,
-    chunks: int | Sequence[int] | Literal["auto"] = "auto",
+    chunks: int | Sequence[int | Sequence[int]] | Literal["auto"] = "auto",
     shards: Any = None,
     codecs: Any = "auto",
     fill_value: Any = None,
@@ -97,10 +99,13 @@ def create_array(
 ) -> Array:
     """A new array of fill values, open for writing.
 
-    `chunks` and `codecs` of `auto` are chosen for reading on a GPU (see `gpuzarr.meta.create`). `shards`: a
-    shape that chunks divide, several of them outermost first, or `auto`; Zarr v3 alone has them. `codecs`: a
-    list of names, of documents of either format, or of codec objects; None or an empty list stores values as
-    they are. `separator` is that of chunk keys. Groups above that are missing are made.
+    `chunks` and `codecs` of `auto` are chosen for reading on a GPU (see `gpuzarr.meta.create`). `chunks`
+    like `[(10, 20, 30), 64]` give along an axis the size of each chunk, which make up its length: a
+    rectilinear grid (ZEP 3), which Zarr v3 alone has, and no shards with it. `shards`: a shape that chunks
+    divide, several of them outermost first, or `auto`; Zarr v3 alone has them. `codecs`: a list of names, of
+    documents of either format, or of codec objects; None or an empty list stores values as they are.
+    `separator` is that of chunk keys. Groups above that are missing are made; those that hold consolidated
+    metadata hear of the array (see `consolidate`).
 
     Raises ArgumentError where there is something already, unless `overwrite` is set, or where the arguments
     do not fit together.
@@ -114,8 +119,7 @@ def create_array(
         index_location=index_location,
     )
     store, path, meta = _prepared(target, path, document, attributes, overwrite, storage_options)
-    put_parents(store, path, zarr_format)
-    put_node(store, path, document, attributes)
+    _put(store, path, document, attributes)
     return Array(store, path, meta, chosen, writable=True)
 
 
@@ -129,15 +133,42 @@ def create_group(
     device: str = "auto",
     storage_options: Mapping[str, Any] | None = None,
 ) -> Group:
-    """A new, empty group, open for writing. Groups above that are missing are made."""
+    """A new, empty group, open for writing. Groups above that are missing are made; those that hold
+    consolidated metadata hear of it."""
     if zarr_format not in (2, 3):
         raise ArgumentError(f"zarr_format {zarr_format!r} is neither 2 nor 3")
     chosen = choose(device)
     document = group_v3(attributes or {}) if zarr_format == 3 else {"zarr_format": 2}
     store, path, meta = _prepared(target, path, document, attributes, overwrite, storage_options)
-    put_parents(store, path, zarr_format)
-    put_node(store, path, document, attributes)
+    _put(store, path, document, attributes)
     return Group(store, path, meta, chosen, writable=True)
+
+
+def consolidate(
+    target: Any,
+    path: str = "",
+    *,
+    device: str = "auto",
+    storage_options: Mapping[str, Any] | None = None,
+) -> Group:
+    """Store the metadata of everything below the group at `path` in the group's own, as zarr-python does, so
+    that one request opens all of it; the group, open for writing. In Zarr v3 they stand in its `zarr.json`,
+    in v2 in `.zmetadata`. Documents are taken as they are, also those that gpuzarr cannot read.
+
+    From then on what `create_array`, `create_group`, `save`, `copy`, `resize`, `append` and
+    `update_attributes` change below is changed there too, in the same call, if they are given the hierarchy
+    that holds the group and a path in it. What other programs change is not; call this again afterwards. Of
+    two processes that change something below one group at the same time, one may undo there what the other
+    did: call this again behind them.
+
+    Raises NotFoundError, ArgumentError for an array, MetadataError for a document that is malformed,
+    LimitError where all of them are too much for one.
+    """
+    chosen = choose(device)
+    store, path = _require_writable(open_store(target, storage_options)), _clean(path)
+    from gpuzarr.engine.consolidate import consolidate  # readers need not load it
+
+    return Group(store, path, consolidate(store, path), chosen, writable=True)
 
 
 def save(target: Any, values: Any, path: str = "", **create: Any) -> Array:
@@ -156,8 +187,7 @@ def save(target: Any, values: Any, path: str = "", **create: Any) -> Array:
     store, path, meta = _prepared(target, path, document, attributes, overwrite, storage)
     array = Array(store, path, meta, chosen, writable=True)
     array[...] = given
-    put_parents(store, path, meta.zarr_format)
-    put_node(store, path, document, attributes)
+    _put(store, path, document, attributes)
     return array
 
 
@@ -182,13 +212,34 @@ def _prepared(
         there = where(store, path)
         raise ArgumentError(f"there is something at {there}", hint="overwrite=True deletes it first")
     if documents:  # which go first: what is half deleted does not open
+        _announce(store, path, {})
         store.delete(documents)
         store.delete_below(prefix)
+        cache.forget_below(store, prefix)
     elif isinstance(meta, ArrayMeta):  # chunks of a `save` that did not end
         ndim = len(meta.shape)
         left = [key for key in store.list(prefix) if meta.keys.cell(key[len(prefix) :], ndim) is not None]
         store.delete(left)
+        cache.forget(store, left)
+    if not documents and meta.zarr_format == 2:  # of a node that was not deleted to the end
+        store.delete([join(path, name) for name in (".zattrs", ".zmetadata")])
     return store, path, meta
+
+
+def _put(
+    store: WritableStore, path: str, document: Mapping[str, Any], attributes: Mapping[str, Any] | None
+) -> None:
+    """Store a new node's document, behind those of the groups above."""
+    put_parents(store, path, document["zarr_format"])
+    with turn(store.url, [join(path, "zarr.json")]):
+        _announce(store, path, put_node(store, path, document, attributes))
+
+
+def _announce(store: WritableStore, path: str, documents: Mapping[str, Mapping[str, Any]]) -> None:
+    if path:
+        from gpuzarr.engine.consolidate import announce  # readers need not load it
+
+        announce(store, path, documents, anew=True)
 
 
 def _require_writable(store: Store) -> WritableStore:

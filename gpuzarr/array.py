@@ -183,11 +183,55 @@ class Array:
         """Set what `self[key]` selects, as NumPy does: values are broadcast, and cast to the array's type."""
         self.write(key, values)
 
-    def write(self, key: Any, values: Any, *, stats: WriteStats | None = None) -> None:
-        """Set the elements at `key`. `values` are in host memory or on a device. Chunks that are written
-        whole are not read first; a shard is rewritten once. When an error is raised, every chunk has either
-        its old values or the new ones. `stats` counts chunks, objects and bytes."""
-        self._write(selection.basic(key, self.shape), values, stats)
+    def write(self, key: Any, values: Any, stream: Any = None, *, stats: WriteStats | None = None) -> None:
+        """Set the elements at `key`. `values` are in host memory or on a device; those that lie on this
+        array's device, and have its type, are encoded there, behind what `stream` has queued, a CuPy stream,
+        or the thread's current one. Chunks that are written whole are not read first; a shard is rewritten
+        once. When an error is raised, every chunk has either its old values or the new ones. `stats` counts
+        chunks, objects and bytes."""
+        with nullcontext() if stream is None else stream:
+            self._write(selection.basic(key, self.shape), values, stats)
+
+    def patches(
+        self,
+        origins: Any,
+        shape: Sequence[int | Sequence[int]],
+        *,
+        mode: str = "error",
+        fill: Any = None,
+        out: Any = None,
+        dtype: Any = None,
+        scale: float | None = None,
+        offset: float | None = None,
+        axes: Sequence[int] | None = None,
+        cache: bool = False,
+        stats: ReadStats | None = None,
+    ) -> Any:
+        """Boxes of one `shape` at `origins` [n, d], one behind the other: an array [n, *shape] on this
+        array's device. Each chunk is fetched and decoded once, however many boxes touch it.
+
+        Where origins have fewer columns than the array has dimensions, they are those of the last ones, and
+        boxes take the first ones whole. `shape` may list indices for a dimension instead of a length:
+        channels, say. Origins may be negative, and boxes may reach over the edge, as `mode` says: "error" (a
+        SelectionError), "constant" (`fill`, by default the array's fill value), or "edge", "reflect", "wrap",
+        as in `numpy.pad`. `out` has the result's shape and type. `cache`: chunks are
+        kept decoded, on the device that they were decoded on, for all handles of the process, within the
+        settings `cache_nbytes` and `device_cache_nbytes`. `stats` counts requests, bytes and chunks.
+
+        `dtype` is the result's type: float16, float32 or float64; with `scale` or `offset`, float32 where it
+        is not given. Values, `fill` among them, become float32 (float64 for float64), times `scale`, plus
+        `offset`, then float16: each step rounds once, to nearest, and every NaN becomes the plain one. `axes`
+        is the order of a box's dimensions in the result, (1, 2, 0) for channels that come last: [n, *those].
+        Devices need memory for the boxes in this array's type as well, unless its values are of the same size
+        as the result's."""
+        from gpuzarr.engine.boxes import read_boxes
+        from gpuzarr.engine.convert import finish_of
+        from gpuzarr.selection import boxes
+
+        at, sizes = boxes(origins, shape, self.shape)
+        finish = finish_of(self.metadata, dtype, scale, offset, axes)
+        stats = stats or ReadStats()
+        return read_boxes(self._source, at, sizes, mode, fill, out, stats, self._device, finish, cache)
 
     @property
     def oindex(self) -> Indexer:
@@ -237,7 +281,7 @@ class Array:
 
         self._require_writable()
         with self._changing:
-            self._source = append(self._source, values, axis)
+            self._source = append(self._source, values, axis, self._device)
 
     def explain(self, key: Any = ...) -> Explanation:
         """What reading `key` would do, without doing it: requests, bytes, chunks, and which stage runs
@@ -253,7 +297,7 @@ class Array:
         from gpuzarr.engine.write import WriteStats, write  # readers need not load it
 
         self._require_writable()
-        write(self._source, chosen, values, stats or WriteStats())
+        write(self._source, chosen, values, stats or WriteStats(), self._device)
 
     def _require_writable(self) -> None:
         if not self._writable:
@@ -289,6 +333,12 @@ class Array:
         if not self.shape:
             raise TypeError("len() of an array of no dimensions")
         return self.shape[0]
+
+    def _repr_html_(self) -> str:
+        """For notebooks: a table, and a picture of how the array is cut. Nothing is read."""
+        from gpuzarr.html import describe_array
+
+        return describe_array(self)
 
     def __repr__(self) -> str:
         shards = f", shards={self.shards}" if self.shards else ""

@@ -54,6 +54,10 @@ class Config:
     """1: what is written to a local disk has reached it when the call returns. Slow."""
     index_cache_nbytes: int = 64 * MiB
     """Decoded shard indexes kept by each array handle."""
+    cache_nbytes: int = GiB
+    """Decoded chunks kept in host memory by reads that ask for it, for all handles together."""
+    device_cache_nbytes: int = 2 * GiB
+    """The same in the memory of a device."""
     max_chunk_nbytes: int = 4 * GiB
     """A chunk that decodes to more is refused."""
     max_document_nbytes: int = 64 * MiB

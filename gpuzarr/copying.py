@@ -24,7 +24,8 @@ import numpy as np
 from gpuzarr import config
 from gpuzarr.array import Array
 from gpuzarr.device.choose import Place, choose
-from gpuzarr.engine import unfinished
+from gpuzarr.engine import cache, unfinished
+from gpuzarr.engine.consolidate import announce
 from gpuzarr.engine.inflight import run_each
 from gpuzarr.engine.source import Source
 from gpuzarr.engine.transfer import CopyStats, Transfer
@@ -32,6 +33,7 @@ from gpuzarr.engine.unfinished import Unfinished, canonical
 from gpuzarr.errors import ArgumentError, GpuzarrError, NotFoundError, ReadOnlyError
 from gpuzarr.group import Group
 from gpuzarr.meta.dialect import (
+    documents_of,
     group_v3,
     join,
     node_from_document,
@@ -211,6 +213,7 @@ class _Job:
         for whole. The note says that this is going on."""
         self.note.clearing = True
         self.note.update(now=True)
+        announce(self.store, self.path, {}, anew=True)
         self.store.delete([join(self.path, name) for name in _FOLLOWED])
         for name in list(self.store.list_dir(prefix)):
             if name == unfinished.NAME:
@@ -218,6 +221,7 @@ class _Job:
             self.store.delete_below(f"{prefix}{name}/")
             if self.store.exists(f"{prefix}{name}"):
                 self.store.delete([f"{prefix}{name}"])
+        cache.forget_below(self.store, prefix)
         self.note.clearing = False
         self.note.update(now=True)
 
@@ -287,7 +291,7 @@ class _Job:
         return join(self.path, node.path) if node.path else self.path
 
     def _documents(self, consolidated: bool) -> None:
-        """Groups from the bottom up; then the places above, and the root."""
+        """Groups from the bottom up; the places above, and the root; then what those above consolidate."""
         root = self.nodes[0]
         for node in reversed(self.nodes[1:]):
             if not isinstance(node.meta, ArrayMeta):
@@ -303,6 +307,9 @@ class _Job:
                 self.store.put([(join(self.path, ".zmetadata"), _dumped(_consolidated_v2(self.nodes)))])
         put_parents(self.store, self.path, int(root.document["zarr_format"]))
         self._put(root, extra)
+        stored = [(one.path, documents_of(one.document, one.attributes or None)) for one in self.nodes]
+        told = {join(path, name) if path else name: doc for path, own in stored for name, doc in own.items()}
+        announce(self.store, self.path, told, anew=True)
 
 
 class _Tally:
@@ -333,9 +340,9 @@ def _nodes(handle: Array | Group, changes: Changes) -> Iterator[_Node]:
 
 def _fits(changes: Changes, ndim: int) -> bool:
     """Whether chunks and shards that are given as shapes are of `ndim` dimensions."""
-    for one in (changes.chunks, changes.shards):
+    for one, nests in ((changes.chunks, False), (changes.shards, True)):
         if isinstance(one, (list, tuple)):
-            first = one[0] if one and isinstance(one[0], (list, tuple)) else one
+            first = one[0] if nests and one and isinstance(one[0], (list, tuple)) else one
             if len(first) not in (1, ndim):
                 return False
     return ndim > 0

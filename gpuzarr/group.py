@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace as changed
 from types import MappingProxyType
 from typing import Any
 
 from gpuzarr.array import Array
 from gpuzarr.device.choose import Place
 from gpuzarr.engine.turns import turn
-from gpuzarr.errors import ArgumentError, NotFoundError, ReadOnlyError
+from gpuzarr.errors import ArgumentError, MetadataError, NotFoundError, ReadOnlyError
 from gpuzarr.meta.dialect import (
     consolidated_child,
+    documents_of,
     join,
     list_children,
     put_attributes,
@@ -19,6 +21,7 @@ from gpuzarr.meta.dialect import (
     read_meta,
     where,
 )
+from gpuzarr.meta.document import dump
 from gpuzarr.meta.model import ArrayMeta, GroupMeta, NodeMeta
 from gpuzarr.store.base import Store, WritableStore
 
@@ -62,11 +65,18 @@ class Group(Mapping[str, "Array | Group"]):
         """Set attributes, JSON values by name; a None removes one. `replace` removes all others."""
         if not self._writable or not isinstance(self.store, WritableStore):
             raise ReadOnlyError("the group is open for reading", array=self.name, hint='use mode="r+"')
+        from gpuzarr.engine.consolidate import announce  # readers need not load it
+
+        dump(attributes)
         with turn(self.store.url, [join(self.path, "zarr.json")]):  # others may have changed them
             meta = read_meta(self.store, self.path)
-            merged = {**({} if replace else read_attributes(self.store, self.path, meta)), **attributes}
-            kept = {name: value for name, value in merged.items() if value is not None}
+            if not isinstance(meta, GroupMeta):
+                raise MetadataError("where the group was is an array now", array=self.name)
+            known = meta if meta.zarr_format == 3 else changed(meta, attributes=None)  # consolidated ones
+            old = {} if replace else read_attributes(self.store, self.path, known)
+            kept = {name: value for name, value in {**old, **attributes}.items() if value is not None}
             document = put_attributes(self.store, self.path, meta, kept)
+            announce(self.store, self.path, documents_of(document, kept))
         self.metadata = GroupMeta(kept, self.zarr_format, document, self.metadata.children)
         self._attributes = MappingProxyType(kept)
 
@@ -134,6 +144,12 @@ class Group(Mapping[str, "Array | Group"]):
         return isinstance(other, Group) and (self.store, self.path) == (other.store, other.path)
 
     __hash__ = None  # type: ignore[assignment]
+
+    def _repr_html_(self) -> str:
+        """For notebooks: what is known of the group. Nothing is read."""
+        from gpuzarr.html import describe_group
+
+        return describe_group(self)
 
     def __repr__(self) -> str:
         return f"<gpuzarr.Group {self.name}>"

@@ -322,3 +322,50 @@ def _assemble(
             groups.append(points)
             result_shape += points.shape
     return Selection(shape, tuple(groups), tuple(result_shape))
+
+
+def boxes(
+    origins: Any, shape: Sequence[int | Sequence[int]], array_shape: Shape
+) -> tuple[Int64s, list[int | list[int]]]:
+    """Origins as int64[n, d], and what a box takes along each axis: a length, or indices. Axes that origins
+    say nothing of are the first ones, and taken whole."""
+    at = np.asarray(origins)
+    ndim = len(array_shape)
+    if at.size == 0 and at.ndim < 2:
+        at = np.zeros((0, len(tuple(shape))), np.int64)
+    if at.ndim != 2 or at.shape[1] > ndim or (at.size and at.dtype.kind not in "iu"):
+        raise SelectionError(
+            f"origins are {at.dtype}{list(at.shape)}, not whole numbers [n, {ndim}]",
+            hint="give one row a box, one column a dimension",
+        )
+    if at.size and (at.min() < -_FAR or at.max() > _FAR):
+        raise SelectionError("an origin is further away than 2**62")
+    sizes: list[int | list[int]] = []
+    for one in shape:
+        if isinstance(one, (Sequence, np.ndarray)) and not isinstance(one, str):
+            sizes.append([index(item) for item in one])
+        else:
+            size = _whole(one, shape)
+            if not 0 <= size < _FAR:
+                raise SelectionError(f"boxes of shape {tuple(shape)}")
+            sizes.append(size)
+    whole = ndim - at.shape[1]
+    if len(sizes) == at.shape[1]:
+        sizes = [*array_shape[:whole], *sizes]
+    if len(sizes) != ndim:
+        raise SelectionError(
+            f"boxes of {len(sizes)} dimensions at origins of {at.shape[1]} in an array of {ndim}"
+        )
+    full = np.zeros((len(at), ndim), np.int64)
+    full[:, whole:] = at
+    return full, sizes
+
+
+def _whole(value: Any, shape: Any) -> int:
+    try:
+        return index(value)
+    except TypeError as error:
+        raise SelectionError(f"boxes of shape {shape!r}: {error}") from error
+
+
+_FAR = 1 << 61

@@ -1,14 +1,24 @@
-// Verifies 32-bit cyclic redundancy checks: CRC-32C (codecs/crc32c.py; RFC 3720) and the CRC-32 of gzip and
-// zlib (codecs/crc32.py, codecs/gzip.py; RFC 1952).
+// 32-bit cyclic redundancy checks: CRC-32C (codecs/crc32c.py; RFC 3720) and the CRC-32 of gzip and zlib
+// (codecs/crc32.py, codecs/gzip.py; RFC 1952).
+//
+// gz_crc32c and gz_crc32 verify:
 //
 //   src + offset[i]:            nbytes[i] covered bytes
 //   stored + stored_offset[i]:  their CRC, four bytes, little-endian; stored_offset[i] < 0: it is not checked
 //   fault[owner[i]]:            1 where it does not match or nbytes[i] is negative; else left alone
 //
-// Block i serves row i with 256 threads; with another number every row is a fault. A CRC is the remainder of
-// the message as a polynomial over GF(2), so that it is a sum over the parts of the message, each times the
-// power of x that lies behind it. The message is cut into units of 16 aligned bytes, dealt out to the threads
-// in turn, the last unit to the last thread:
+// gz_crc32c_append computes:
+//
+//   before   data + i*pitch: nbytes[i] bytes                     total[i]: anything
+//   after    data + i*pitch: nbytes[i] bytes | their CRC-32C     total[i]: nbytes[i] + 4
+//
+// Where nbytes[i] is negative, or pitch has no room for four bytes more, total[i] is -1 and nothing is
+// written.
+//
+// Block i serves row i with 256 threads; with another number every row is a fault, every total -1. A CRC is
+// the remainder of the message as a polynomial over GF(2), so that it is a sum over the parts of the message,
+// each times the power of x that lies behind it. The message is cut into units of 16 aligned bytes, dealt out
+// to the threads in turn, the last unit to the last thread:
 //
 //   u0 ... u4     | u5 u6 ... u260 | u261 ... u516 | fewer than 16 bytes
 //   t251 ... t255   t0 t1 ... t255   t0 ...   t255   t0
@@ -89,9 +99,8 @@ GZ_DEVICE u128 message_unit(const u8* src, i64 at) {
     return unit;
 }
 
-template <u32 POLYNOMIAL>
-GZ_DEVICE void verify(const Tables& tables, Shared& shared, const u8* src, i64 n, const u8* stored,
-                      i32* fault) {
+// The CRC of n bytes. Only the first thread is told.
+template <u32 POLYNOMIAL> GZ_DEVICE u32 computed(const Tables& tables, Shared& shared, const u8* src, i64 n) {
     u32 t = threadIdx.x;
     shared.byte[t] = tables.byte[t];
     for (i32 k = 0; k < 4; k++) shared.step[k][t] = tables.step[k][t];
@@ -122,12 +131,19 @@ GZ_DEVICE void verify(const Tables& tables, Shared& shared, const u8* src, i64 n
     for (i32 lanes = 16; lanes; lanes /= 2) crc ^= __shfl_xor_sync(0xffffffffu, crc, lanes);
     if (t % 32 == 0) shared.warp_crc[t / 32] = crc;
     __syncthreads();
-    if (t) return;
+    if (t) return 0;
     for (u32 warp = 1; warp < THREADS / 32; warp++) crc ^= shared.warp_crc[warp];
     for (i64 i = max(begin + units * UNIT, (i64)0); i < n; i++)
         crc = (crc >> 8) ^ shared.byte[(crc ^ message_byte(src, i)) & 255];
     if (n < 4) crc ^= 0xFFFFFFFFu >> 8 * n;  // of the ones that it begins with, those behind the message
-    if (~crc != gz_load<u32>(stored)) *fault = 1;
+    return ~crc;
+}
+
+template <u32 POLYNOMIAL>
+GZ_DEVICE void verify(const Tables& tables, Shared& shared, const u8* src, i64 n, const u8* stored,
+                      i32* fault) {
+    u32 crc = computed<POLYNOMIAL>(tables, shared, src, n);
+    if (threadIdx.x == 0 && crc != gz_load<u32>(stored)) *fault = 1;
 }
 
 GZ_KERNEL gz_crc32c(const u8* src, const i64* offset, const i64* nbytes, const u8* stored,
@@ -148,4 +164,15 @@ GZ_KERNEL gz_crc32(const u8* src, const i64* offset, const i64* nbytes, const u8
     if (!sound && threadIdx.x == 0) fault[owner[row]] = 1;
     if (sound && place >= 0)
         verify<CRC32>(CRC32_TABLES, shared, src + offset[row], n, stored + place, fault + owner[row]);
+}
+
+GZ_KERNEL gz_crc32c_append(u8* data, i64 pitch, const i64* nbytes, i64* total) {
+    __shared__ Shared shared;
+    i64 row = blockIdx.x, n = nbytes[row];
+    bool sound = n >= 0 && n <= pitch - 4 && blockDim.x == THREADS;
+    data += row * pitch;
+    u32 crc = sound ? computed<CRC32C>(CRC32C_TABLES, shared, data, n) : 0;
+    if (threadIdx.x) return;
+    if (sound) gz_store<u32>(data + n, crc);
+    total[row] = sound ? n + 4 : -1;
 }

@@ -73,6 +73,16 @@ def _seen(array: NDArray[Any], dtype: np.dtype[Any], shape: tuple[int, ...]) -> 
     return np.ndarray(shape, dtype, np.ascontiguousarray(array).tobytes())
 
 
+def on_device(values: NDArray[Any], name: str) -> Any:
+    """Values as an array of a device, in the form that its arrays have; the values themselves where it is the
+    host, and those without bytes."""
+    if name == "cpu" or values.dtype.hasobject:
+        return values
+    given, device = np.ascontiguousarray(as_given(values, name)), device_named(name)
+    put = getattr(device, "array", None)  # of device sim; CuPy has its own
+    return put(given) if put else device.cupy.asarray(given)  # type: ignore[attr-defined]
+
+
 def no_gpu() -> str | None:
     """Why device cuda cannot be used here, in a few words; None if it can."""
     from gpuzarr.device.cuda import CudaDevice

@@ -530,6 +530,20 @@ class Nvcomp(sim_nvcomp.HostLibrary):
         _machine.called("nvcomp")
         _machine.stream(cuda_stream)._add(lambda: super(Nvcomp, self).decompress(format, table))
 
+    def compress_scratch_nbytes(
+        self, format: str, count: int, largest: int, total: int, cuda_stream: int = 0
+    ) -> int:
+        """nvCOMP asks the current device, which has to be the stream's."""
+        assert cuda_stream, "nvCOMP would ask of the null stream"
+        _machine.stream(cuda_stream)
+        return super().compress_scratch_nbytes(format, count, largest, total)
+
+    def compress(self, format: str, table: nvcomp.StringTable, cuda_stream: int = 0) -> None:
+        assert cuda_stream, "nvCOMP would run on the null stream"
+        _machine.called("nvcomp")
+        host = sim_nvcomp.HostLibrary()  # which asks itself for the scratch it needs, of no stream
+        _machine.stream(cuda_stream)._add(lambda: host.compress(format, table))
+
 
 def install(
     monkeypatch: pytest.MonkeyPatch,

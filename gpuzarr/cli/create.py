@@ -1,4 +1,4 @@
-"""gpuzarr create: make an array of fill values, or a group, to be written by others."""
+"""gpuzarr create: make an array of fill values, a group, or the consolidated metadata of one."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import argparse
 
 import gpuzarr
 from gpuzarr.cli import options
-from gpuzarr.cli.copy import described
+from gpuzarr.cli.copy import counted, described
 from gpuzarr.cli.show import Screen, brief, by, size_text, storage_options
 from gpuzarr.errors import ArgumentError
 
@@ -18,7 +18,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--shape", metavar="SHAPE", help="1024,1024,256")
     parser.add_argument("--dtype", metavar="TYPE", help="uint16, float32, bfloat16, string, datetime64[s] …")
     parser.add_argument("--group", action="store_true", help="a group, which has neither shape nor type")
-    parser.add_argument("--chunks", metavar="SHAPE", default="auto", help="64,64,64 (default: auto, 1 MiB)")
+    parser.add_argument(
+        "--consolidate", action="store_true", help="gather in the group at PATH the metadata of all below it"
+    )
+    parser.add_argument(
+        "--chunks", metavar="SHAPE", default="auto", help="64,64,64, or 10+20+30,64 (default: auto, 1 MiB)"
+    )
     parser.add_argument("--shards", metavar="SHAPE", help="256,256,256 or auto (default: none)")
     parser.add_argument(
         "--codecs", metavar="LIST", default="auto", help='zstd,crc32c or "zstd(level=3)" or JSON, none'
@@ -43,11 +48,22 @@ def run(arguments: argparse.Namespace, screen: Screen) -> int:
         "device": "cpu",
     }
     with options.in_flags():
-        if arguments.group:
+        if arguments.group or arguments.consolidate:
             if arguments.shape or arguments.dtype:
                 raise ArgumentError("a group has neither --shape nor --dtype")
-            group = gpuzarr.create_group(arguments.target, arguments.path, **common)
-            screen.line((brief(group.name, 100), "title"), (f"   group, Zarr v{group.zarr_format}", "note"))
+            if arguments.group:
+                group = gpuzarr.create_group(arguments.target, arguments.path, **common)
+            facts = ""
+            if arguments.consolidate:
+                group = gpuzarr.consolidate(
+                    arguments.target,
+                    arguments.path,
+                    device="cpu",
+                    storage_options=common["storage_options"],
+                )
+                facts = f", consolidated metadata of {counted(len(group.metadata.children or ()), 'node')}"
+            kind = f"   group, Zarr v{group.zarr_format}{facts}"
+            screen.line((brief(group.name, 100), "title"), (kind, "note"))
             return 0
         if not arguments.shape or not arguments.dtype:
             raise ArgumentError("an array needs --shape and --dtype", hint="or make a --group")

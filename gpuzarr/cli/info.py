@@ -150,11 +150,14 @@ def _show_array(array: gpuzarr.Array, screen: Screen) -> None:
             )
 
 
+_OME = ("ome", "multiscales", "plate", "well", "omero", "labels", "image-label")
+
+
 def _show_attributes(attributes: Mapping[str, Any], screen: Screen, indent: str) -> None:
     shown = [
         (name, value)
         for name, value in attributes.items()
-        if name not in ("ome", "multiscales", "_ARRAY_DIMENSIONS")
+        if name not in _OME and name != "_ARRAY_DIMENSIONS"
     ]
     for i, (name, value) in enumerate(shown[:12]):
         label = "" if i else "attributes"
@@ -185,6 +188,8 @@ def _branches(group: gpuzarr.Group, screen: Screen, indent: str, depth: int, lim
         for level in image.levels:
             scale = " × ".join(f"{size:g}" for size in level.scale) or "no scale"
             screen.line((indent + bar, "note"), f"  {brief(level.path, 30)}: {scale}")
+    for line in ome.headlines(group.attrs):
+        screen.line((indent + bar, "note"), (brief(line, 100), "warn"))
     _show_attributes(group.attrs, screen, indent + bar)
     rows = {name: _columns(node) for name, node in found[:limit] if isinstance(node, gpuzarr.Array)}
     widths = [max(len(row[i]) for row in rows.values()) for i in range(4)] if rows else []

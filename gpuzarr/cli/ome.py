@@ -1,11 +1,15 @@
-"""What OME-Zarr metadata say of a group's images (NGFF 0.4 `multiscales`, 0.5 `ome.multiscales`). Takes any
-JSON: what is not as the specification has it is left out."""
+"""What `gpuzarr info` says of a group's OME-Zarr metadata: its images with their levels, or that it is a
+plate, a well, a collection. It looks at attributes alone, and never fails: what makes no sense is said."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
+
+from gpuzarr.errors import GpuzarrError, UnsupportedError
+from gpuzarr.ome import metadata
+from gpuzarr.ome.transforms import Transform, compose
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,35 +40,61 @@ class Multiscale:
 
 
 def multiscales(attributes: Mapping[str, Any]) -> list[Multiscale]:
-    """The images that a group's attributes describe."""
-    ome = attributes.get("ome")
-    holder = ome if isinstance(ome, dict) else attributes
-    listed = holder.get("multiscales")
-    images = [one for one in listed if isinstance(one, dict)] if isinstance(listed, list) else []
-    return [
-        Multiscale(
-            str(one.get("name") or ""),
-            str(holder.get("version") or one.get("version") or "?"),
-            tuple(_axis(axis) for axis in _list(one.get("axes"))),
-            tuple(_level(each) for each in _list(one.get("datasets")) if isinstance(each, dict)),
-        )
-        for one in images
-    ]
+    """The images that a group's attributes describe; none where the description makes no sense."""
+    try:
+        return [_multiscale(one) for one in metadata.images(attributes)]
+    except GpuzarrError:
+        return []
 
 
-def _list(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else []
+def _multiscale(image: metadata.Image) -> Multiscale:
+    axes = image.axes or ()
+    levels = tuple(Level(one.path, _scale(one, len(axes))) for one in image.datasets)
+    return Multiscale(image.name, image.version, tuple((axis.name, axis.unit or "") for axis in axes), levels)
 
 
-def _axis(axis: Any) -> tuple[str, str]:
-    if isinstance(axis, dict):
-        return str(axis.get("name") or "?"), str(axis.get("unit") or "")
-    return str(axis), ""
+def _scale(dataset: metadata.Dataset, ndim: int) -> tuple[float, ...]:
+    if not dataset.transformations or not ndim:
+        return ()
+    try:
+        transform: Transform = compose(dataset.transformations, ndim, _elsewhere)
+    except UnsupportedError:
+        return ()
+    return transform.scale or ()
 
 
-def _level(dataset: Mapping[str, Any]) -> Level:
-    for transform in _list(dataset.get("coordinateTransformations")):
-        scale = transform.get("scale") if isinstance(transform, dict) else None
-        if isinstance(scale, list) and all(isinstance(one, (int, float)) for one in scale):
-            return Level(str(dataset.get("path")), tuple(float(one) for one in scale))
-    return Level(str(dataset.get("path")), ())
+def _elsewhere(path: str) -> Any:
+    raise UnsupportedError(f"the numbers lie in {path}")
+
+
+def headlines(attributes: Mapping[str, Any]) -> list[str]:
+    """What a group is besides an image, a line each; and what is wrong with its metadata."""
+    holder = metadata.ome(attributes)
+    lines = []
+    try:
+        metadata.images(attributes)
+        for kind, of in (("plate", _plate), ("well", _well)):
+            if isinstance(holder.get(kind), dict):
+                part = holder[kind]
+                version = metadata.version(holder, part)
+                lines.append(f"{f'OME-Zarr {version}'.rstrip()} {kind}{of(part)}")
+        listed = metadata.items(holder.get("labels"), "labels")
+    except GpuzarrError as error:
+        return [*lines, f"OME-Zarr metadata cannot be read: {error}"]
+    if listed:
+        lines.append(f"OME-Zarr labels: {', '.join(map(str, listed))}")
+    if "bioformats2raw.layout" in holder and "plate" not in holder:
+        lines.append("OME-Zarr collection of images, as bioformats2raw writes it")
+    if isinstance(holder.get("scene"), dict):
+        lines.append(f"OME-Zarr {metadata.version(holder)} scene")
+    return lines
+
+
+def _plate(part: Mapping[str, Any]) -> str:
+    name = metadata.text(part.get("name"), "name")
+    rows, columns, wells = (len(metadata.items(part.get(k), k)) for k in ("rows", "columns", "wells"))
+    return f"{f' “{name}”' if name else ''}: {rows} × {columns}, {wells} wells"
+
+
+def _well(part: Mapping[str, Any]) -> str:
+    return f": {len(metadata.items(part.get('images'), 'images'))} fields"

@@ -15,15 +15,18 @@ _NAMED = r"(?P<name>[\w.-]+)\s*(?:\((?P<options>[^()]*)\))?\s*(?:,|$)"
 
 
 def shape(text: str | None, option: str) -> Any:
-    """`64,64,64` as a shape; `auto` stays, `none` is False, and nothing is None."""
+    """`64,64,64` as a shape, `10+20+30,64` as sizes along the first axis; `auto` stays, `none` is False, and
+    nothing is None."""
     if text is None or text == "auto":
         return text
     if text == "none":
         return False
-    parts = [part.strip() for part in re.split("[,x×]", text.strip("()[] "))]
-    if not all(part.isascii() and part.isdigit() and len(part) < 20 for part in parts):
+    parts = [part.split("+") for part in re.split("[,x×]", text.strip("()[] "))]
+    listed = [[number.strip() for number in numbers] for numbers in parts]
+    if not all(one.isascii() and one.isdigit() and len(one) < 20 for numbers in listed for one in numbers):
         raise ArgumentError(f"{option} {text} is no shape", hint=f"write {option} 64,64,64")
-    return tuple(int(part) for part in parts)
+    sizes = [tuple(int(one) for one in numbers) for numbers in listed]
+    return tuple(one[0] if len(one) == 1 else one for one in sizes)
 
 
 def shapes(text: str | None, option: str) -> Any:

@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpuzarr import config
-from gpuzarr.device.base import DeviceBuffer, Lane, Streams
+from gpuzarr.device.base import DeviceBuffer, Lane, Streams, Uncompressed
 from gpuzarr.errors import ChunkError, LimitError, MetadataError
 
 Buffer = bytes | bytearray | memoryview | NDArray[Any]
@@ -80,6 +80,39 @@ class Batch:
 
     def __len__(self) -> int:
         return len(self.offset)
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """N byte strings on their way through the encoders of a device, which alone knows how long they are."""
+
+    data: DeviceBuffer
+    pitch: int
+    """String i begins at byte `i * pitch`, a multiple of 16, and has the bytes up to the next for itself."""
+    nbytes: DeviceBuffer
+    """int64[n]"""
+    limit: int
+    """None is longer."""
+    count: int
+
+    def __len__(self) -> int:
+        return self.count
+
+    @property
+    def offset(self) -> NDArray[np.int64]:
+        """int64[n]"""
+        return np.arange(self.count, dtype=np.int64) * self.pitch
+
+    @classmethod
+    def room(cls, lane: Lane, limit: int, count: int, nbytes: DeviceBuffer | None = None) -> Encoded:
+        """Memory for `count` strings of at most `limit` bytes, and for their sizes, where it is not given."""
+        pitch = pitch_of(limit)
+        return cls(lane.empty(pitch * count), pitch, nbytes or lane.empty(8 * count), limit, count)
+
+
+def pitch_of(limit: int) -> int:
+    """From one string of an `Encoded` to the next: with room for a checksum behind each."""
+    return -(-limit // 16) * 16 + 16
 
 
 def even(data: DeviceBuffer, nbytes: int, count: int) -> Batch:
@@ -142,6 +175,24 @@ def decompressed(algorithm: str, batch: Batch, decoded: ChunkSpec, lane: Lane) -
     )
     lane.decompress(algorithm, streams, lane.faults(count))
     return replace(placed, nbytes=streams.dst_nbytes)
+
+
+def compressed(algorithm: str, batch: Encoded, lane: Lane) -> Encoded:
+    """N chunks that become one stream each, compressed by `Lane.compress`."""
+    out = Encoded.room(lane, lane.compress_bound(algorithm, batch.limit), len(batch))
+    strings = Uncompressed(
+        src=batch.data,
+        src_offset=batch.offset,
+        src_nbytes=batch.nbytes,
+        dst=out.data,
+        dst_offset=out.offset,
+        dst_nbytes=out.nbytes,
+        owner=np.arange(len(batch), dtype=np.int32),
+        count=len(batch),
+        largest=batch.limit,
+    )
+    lane.compress(algorithm, strings, lane.faults(len(batch)))
+    return out
 
 
 class Rates(NamedTuple):
@@ -236,6 +287,25 @@ class Codec:
     def decode_batch(self, batch: Batch, decoded: ChunkSpec, lane: Lane) -> Batch:
         """N encoded chunks in device memory, decoded. Every chunk decodes to the same `decoded`. What cannot
         be decoded sets its entry of `lane.faults`, and the host has the last word on it."""
+        raise NotImplementedError
+
+    def encode_host_only(self, decoded: ChunkSpec) -> str | None:
+        """Why `decoded` is not encoded on a device, in a few words; None if `encode_batch` takes it."""
+        return "no encoder on a device"
+
+    def encode_bound(self, nbytes: int) -> int:
+        """The most bytes that `encode_batch` makes of a chunk of at most `nbytes` bytes."""
+        return nbytes
+
+    def encode_scratch(self, nbytes: int) -> int:
+        """Device bytes that `encode_batch` takes for a chunk of at most `nbytes` bytes, besides the encoded
+        ones."""
+        return 0
+
+    def encode_batch(self, batch: Encoded, decoded: ChunkSpec, lane: Lane) -> Encoded:
+        """N decoded chunks in device memory, encoded: what decodes to them, though not always the bytes that
+        `encode` makes. `batch` may lose what lies behind its strings, nothing else. What cannot be encoded
+        sets its entry of `lane.faults`, and the host encodes it."""
         raise NotImplementedError
 
 

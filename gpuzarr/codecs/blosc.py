@@ -1,20 +1,15 @@
 """Blosc 1 containers: a chunk in blocks, each shuffled, then compressed (Zarr v3 core codec `blosc`;
 numcodecs `blosc`).
 
-    version 2 · inner version · flags · typesize · int32 nbytes · int32 blocksize · int32 cbytes
-    int32 start of each block, counted from the first byte of the container
-    blocks
-
-c-blosc believes what the header says, so `read_header` checks it against the bytes that are there.
-
 Device form: kernels/blosc.cu finds the streams of all blocks of all chunks, kernels/lz4.cu, blosclz.cu and
 nvCOMP decode them, each in one launch, and kernels/unshuffle.cu undoes the shuffles. What a launch has to
 know of a container is read on the host before it crosses; one with snappy inside is decoded there.
+
+Encoding goes the other way, in codecs/blosc_encode.py.
 """
 
 from __future__ import annotations
 
-import struct
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Final, NamedTuple
 
@@ -27,6 +22,7 @@ from gpuzarr.codecs.base import (
     Batch,
     Buffer,
     ChunkSpec,
+    Encoded,
     Rates,
     Stored,
     as_bytes,
@@ -34,55 +30,40 @@ from gpuzarr.codecs.base import (
     even,
     library_refused,
 )
+from gpuzarr.codecs.blosc_encode import INNER, STREAM_NBYTES, Cut, encoded
+from gpuzarr.codecs.blosc_header import (
+    ALIGNED,
+    BIT_SHUFFLED,
+    BLOSCLZ,
+    BYTE_SHUFFLED,
+    CNAMES,
+    FUTURE,
+    HEADER,
+    LEAST_STREAM,
+    LZ4,
+    MAX_NBYTES,
+    MEMCPYED,
+    MOST_SPLITS,
+    RAW,
+    SHUFFLES,
+    SNAPPY,
+    UNSPLIT,
+    ZLIB,
+    ZSTD,
+    read_header,
+)
 from gpuzarr.codecs.planes import Shuffled
 from gpuzarr.codecs.registry import codec
-from gpuzarr.codecs.zstd import zstd_scratch
+from gpuzarr.codecs.zstd import DEVICE_LEVEL, zstd_compress_scratch, zstd_scratch
 from gpuzarr.device.base import DeviceBuffer, Lane, Streams
 from gpuzarr.errors import ArgumentError, ChunkError, MetadataError, UnsupportedError
 
-MAX_NBYTES: Final = 2**31 - 1 - 16
-"""What an int32 counts, less the header."""
-CNAMES: Final = ("blosclz", "lz4", "lz4hc", "snappy", "zlib", "zstd")
-SHUFFLES: Final = {"noshuffle": 0, "shuffle": 1, "bitshuffle": 2}
-BYTE_SHUFFLED, MEMCPYED, BIT_SHUFFLED, FUTURE, UNSPLIT = 0x01, 0x02, 0x04, 0x08, 0x10
-RAW, BLOSCLZ, LZ4, SNAPPY, ZLIB, ZSTD = -1, 0, 1, 2, 3, 4
-"""Inner codecs; RAW: the payload is stored as it is."""
 MOST_FRAMES, FRAME_NBYTES = 16, 8 << 10
 """More zstd frames than these, and one for so many bytes, would take too much scratch memory."""
 LIBRARY: Final = ("zlib", "zstd")
 """Inner codecs that are left to nvCOMP."""
-MOST_SPLITS, LEAST_STREAM = 16, 128
-"""c-blosc splits a block into so many streams at most, and into none of fewer bytes."""
 COPIED_NBYTES: Final = 32 << 10
 """Of a payload that is stored as it is, what one warp copies."""
-ALIGNED: Final = 16
-"""Where chunks begin, so that kernels may store wide."""
-
-_HEADER: Final = struct.Struct("<4B3i")
-_INT32: Final = struct.Struct("<i")
-
-
-class Header(NamedTuple):
-    """A checked header. `inner` is the inner codec: 0 blosclz, 1 lz4, 2 snappy, 3 zlib, 4 zstd."""
-
-    flags: int
-    inner: int
-    typesize: int
-    nbytes: int
-    blocksize: int
-    cbytes: int
-    inner_version: int
-
-    @property
-    def memcpyed(self) -> bool:
-        """The payload is stored as it is."""
-        return bool(self.flags & MEMCPYED)
-
-    @property
-    def splits(self) -> int:
-        """Streams of a whole block, one for each byte of an item or one. What is left over is one stream."""
-        small = self.typesize > MOST_SPLITS or self.blocksize // self.typesize < LEAST_STREAM
-        return 1 if small or self.flags & (UNSPLIT | MEMCPYED) else self.typesize
 
 
 class Notes(NamedTuple):
@@ -94,47 +75,6 @@ class Notes(NamedTuple):
     blocksize: NDArray[np.int64]
     splits: NDArray[np.int64]
     cbytes: NDArray[np.int64]
-
-
-def read_header(stored: NDArray[np.uint8]) -> Header:
-    """The header of a container whose sizes and block starts all lie within `stored`, else a ChunkError."""
-    header = _read_sizes(stored)
-    if header.memcpyed:
-        return header
-    nblocks = -(-header.nbytes // header.blocksize)
-    first, last = 16 + 4 * nblocks, header.cbytes - 4
-    if nblocks == 1:
-        low = high = _INT32.unpack_from(stored, 16)[0]
-    else:
-        starts = stored[16:first].view("<i4")
-        low, high = starts.min(), starts.max()
-    if low < first or high > last:
-        raise ChunkError(f"a Blosc block starts outside of bytes {first} to {last}")
-    return header
-
-
-def _read_sizes(stored: NDArray[np.uint8]) -> Header:
-    """The header, without a look at the block starts."""
-    if stored.nbytes < 16:
-        raise ChunkError(f"{stored.nbytes} bytes cannot hold a Blosc header")
-    version, inner_version, flags, typesize, nbytes, blocksize, cbytes = _HEADER.unpack_from(stored)
-    if version != 2 or flags & FUTURE:
-        raise ChunkError(f"not a Blosc 1 container: format {version}, flags {flags:#04x}")
-    if nbytes <= 0 or not 0 < blocksize <= nbytes or typesize == 0:
-        raise ChunkError(f"Blosc header with {nbytes=}, {blocksize=}, {typesize=}")
-    if not 16 <= cbytes <= stored.nbytes:
-        raise ChunkError(f"a Blosc container of {cbytes} bytes in a chunk of {stored.nbytes}")
-    header = Header(flags, flags >> 5, typesize, nbytes, blocksize, cbytes, inner_version)
-    if flags & MEMCPYED:
-        if cbytes != nbytes + 16:
-            raise ChunkError(f"{cbytes - 16} bytes stored uncompressed where the Blosc header says {nbytes}")
-        return header
-    nblocks = -(-nbytes // blocksize)
-    if 16 + 4 * nblocks > cbytes - 4:
-        raise ChunkError(f"{cbytes} bytes cannot hold {nblocks} Blosc blocks")
-    if blocksize % header.splits:  # c-blosc would leave the rest of each block as it finds it
-        raise ChunkError(f"Blosc blocks of {blocksize} bytes in {header.splits} streams")
-    return header
 
 
 @codec("blosc", "numcodecs.blosc", v2="blosc")
@@ -176,7 +116,7 @@ class Blosc(Shuffled):
         """v3 names the shuffle and states the typesize; v2 has a number, and takes the typesize from the
         array."""
         size = self.typesize or max(dtype.itemsize, 1)
-        shuffle = SHUFFLES[self.shuffle] if isinstance(self.shuffle, str) else self.shuffle
+        shuffle = self._shuffle
         if shuffle == -1:
             shuffle = 2 if size == 1 else 1
         stated = {"cname": self.cname, "clevel": self.clevel, "blocksize": self.blocksize}
@@ -206,10 +146,9 @@ class Blosc(Shuffled):
             )
         if self.cname == "snappy":
             raise _no_snappy()
-        shuffle = SHUFFLES[self.shuffle] if isinstance(self.shuffle, str) else self.shuffle
         typesize = self.typesize or max(decoded.dtype.itemsize, 1)
         stored: Buffer = blosc.compress(
-            plain, self.cname.encode(), self.clevel, shuffle, self.blocksize, typesize
+            plain, self.cname.encode(), self.clevel, self._shuffle, self.blocksize, typesize
         )
         return stored
 
@@ -223,7 +162,7 @@ class Blosc(Shuffled):
 
     def inspect(self, stored: Stored, decoded: ChunkSpec) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
         """What the headers say. The kernels check the rest."""
-        head = stored.peek(_HEADER.size)
+        head = stored.peek(HEADER.size)
         version, inner_version, flags, typesize = head[:, :4].astype(np.int64).T
         nbytes, blocksize, cbytes = head[:, 4:].copy().view("<i4").astype(np.int64).T
         sound = (version == 2) & (flags & FUTURE == 0) & (typesize > 0) & (nbytes == decoded.nbytes)
@@ -324,6 +263,37 @@ class Blosc(Shuffled):
                 lane.decompress("zlib" if one == ZLIB else "zstd", found, fault)
         sizes = np.full(count, nbytes, np.int64)
         return replace(placed, nbytes=sizes, planes=np.ascontiguousarray(notes[:, 1:4]))
+
+    def encode_host_only(self, decoded: ChunkSpec) -> str | None:
+        """The device has encoders for LZ4 and zstd, each with one level of its own."""
+        if not decoded.nbytes:
+            return "size known only from the stream" if decoded.nbytes is None else "no bytes"
+        if decoded.nbytes > MAX_NBYTES:
+            return f"{decoded.nbytes} bytes are no Blosc container"
+        if self.cname not in INNER or not self.clevel:
+            return f"{self.cname} at level {self.clevel} inside has no encoder on a device"
+        if self.cname == "zstd" and self.clevel > DEVICE_LEVEL:
+            return f"zstd at level {self.clevel} inside"
+        return None
+
+    def encode_bound(self, nbytes: int) -> int:
+        """A header before the bytes as they are."""
+        return nbytes + HEADER.size
+
+    def encode_scratch(self, nbytes: int) -> int:
+        """The shuffled bytes, the streams with their rows, and what nvCOMP takes."""
+        streams = nbytes // STREAM_NBYTES + 2 * MOST_SPLITS
+        library = zstd_compress_scratch(nbytes) if self.cname == "zstd" else 0
+        return 3 * nbytes + streams * (_Streams.ROW_NBYTES + 64) + library
+
+    def encode_batch(self, batch: Encoded, decoded: ChunkSpec, lane: Lane) -> Encoded:
+        """Device form: codecs/blosc_encode.py."""
+        typesize = self.typesize or max(decoded.dtype.itemsize, 1)
+        return encoded(batch, Cut.of(self.cname, batch.limit, typesize, self.blocksize, self._shuffle), lane)
+
+    @property
+    def _shuffle(self) -> int:
+        return SHUFFLES[self.shuffle] if isinstance(self.shuffle, str) else self.shuffle
 
 
 @dataclass(frozen=True, slots=True)

@@ -51,6 +51,8 @@ class Chain:
     """Stages before this one run on the host whatever the device; `len(stages)`: all of them."""
     host_reasons: tuple[str | None, ...]
     """For each stage, why it has no device form; None where it has one."""
+    encode_to: int
+    """Stages from this one on have encoders on a device; those before it are encoded on the host."""
 
     @property
     def plain(self) -> bool:
@@ -110,8 +112,15 @@ class Chain:
 
     def encode(self, chunk: NDArray[Any]) -> Buffer:
         """One chunk of `spec.shape`, encoded."""
-        value: Buffer = np.ascontiguousarray(chunk.transpose(self.axes)).astype(self.layout.dtype, copy=False)
-        for stage in reversed(self.stages):
+        return self.encode_stages(self.laid_out(chunk), len(self.stages))
+
+    def laid_out(self, chunk: NDArray[Any]) -> NDArray[Any]:
+        """One chunk of `spec.shape` in the stored layout."""
+        return np.ascontiguousarray(chunk.transpose(self.axes)).astype(self.layout.dtype, copy=False)
+
+    def encode_stages(self, value: Buffer, count: int) -> Buffer:
+        """The encoders of the first `count` stages on the host, of which the last one runs first."""
+        for stage in reversed(self.stages[:count]):
             value = stage.codec.encode(value, stage.decoded)
         return value
 
@@ -140,7 +149,7 @@ def bind(codecs: tuple[Codec, ...], shape: tuple[int, ...], dtype: np.dtype[Any]
     device_from = next((i + 1 for i in range(len(stages) - 1, -1, -1) if reasons[i]), 0)
     if dtype.kind == "O" or swap_unit(layout.dtype, dtype) is None:
         device_from = len(stages)  # the host has to lay the values out
-    return Chain(spec, layout, axes, tuple(stages), device_from, reasons)
+    return Chain(spec, layout, axes, tuple(stages), device_from, reasons, _encode_to(stages))
 
 
 def _host_reasons(stages: Sequence[Stage]) -> tuple[str | None, ...]:
@@ -152,6 +161,14 @@ def _host_reasons(stages: Sequence[Stage]) -> tuple[str | None, ...]:
             if moved:
                 reasons[moved[-1]] = reasons[moved[-1]] or f"the host reads the headers of {stage.name}"
     return tuple(reasons)
+
+
+def _encode_to(stages: Sequence[Stage]) -> int:
+    """Encoding runs from the last stage to the first, and crosses to the host where an encoder is missing."""
+    for position in reversed(range(len(stages))):
+        if stages[position].codec.encode_host_only(stages[position].decoded):
+            return position + 1
+    return 0
 
 
 def _encoded(codec: Codec, decoded: ChunkSpec) -> ChunkSpec:

@@ -20,7 +20,7 @@ from gpuzarr.errors import ChecksumError, ChunkError, MetadataError
 
 Location = Literal["start", "end"]
 
-_THREADS = 256  # what kernels/crc.cu is made for
+THREADS = 256  # what kernels/crc.cu is made for
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +84,7 @@ class Verified(Checksum):
                 check_size(nbytes, decoded)
         offset = batch.offset + 4 if self.at_start else batch.offset
         lane.launch(
-            *(self.kernel, len(batch), _THREADS),
+            *(self.kernel, len(batch), THREADS),
             src=batch.data,
             offset=offset,
             nbytes=covered,

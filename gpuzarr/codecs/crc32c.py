@@ -3,15 +3,19 @@ kernels/crc.cu."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import google_crc32c
 import numpy as np
 from numpy.typing import NDArray
 
-from gpuzarr.codecs.checksum import Checksum32, Location
+from gpuzarr.codecs.base import ChunkSpec, Encoded
+from gpuzarr.codecs.checksum import THREADS, Checksum32, Location
 from gpuzarr.codecs.registry import codec
+from gpuzarr.device.base import Lane
+
+_TILE = 64 << 10  # bytes of a chunk that one block copies
 
 
 @codec("crc32c", "numcodecs.crc32c", v2="crc32c")
@@ -29,3 +33,43 @@ class CRC32C(Checksum32):
     def checksum(self, covered: NDArray[np.uint8]) -> int:
         """CRC-32C."""
         return int(google_crc32c.value(covered))
+
+    def encode_host_only(self, decoded: ChunkSpec) -> str | None:
+        """The device appends."""
+        return "a checksum at the start" if self.at_start else None
+
+    def encode_bound(self, nbytes: int) -> int:
+        """Four bytes more."""
+        return nbytes + 4
+
+    def encode_batch(self, batch: Encoded, decoded: ChunkSpec, lane: Lane) -> Encoded:
+        """Device form: kernels/crc.cu. Chunks stay where they are, if there is room behind them."""
+        limit = batch.limit + 4
+        sizes = lane.empty(8 * len(batch))
+        if batch.pitch >= limit:
+            out = replace(batch, nbytes=sizes, limit=limit)
+        else:
+            out = Encoded.room(lane, limit, len(batch), sizes)
+            tiles = max(-(-batch.limit // _TILE), 1)
+            lane.launch(
+                "gz_pack",
+                len(batch) * tiles,
+                THREADS,
+                src=batch.data,
+                src_offset=batch.offset,
+                nbytes=batch.nbytes,
+                dst=out.data,
+                dst_offset=out.offset,
+                largest=batch.limit,
+                tiles=tiles,
+            )
+        lane.launch(
+            "gz_crc32c_append",
+            len(batch),
+            THREADS,
+            data=out.data,
+            pitch=out.pitch,
+            nbytes=batch.nbytes,
+            total=out.nbytes,
+        )
+        return out

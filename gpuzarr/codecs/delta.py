@@ -16,12 +16,23 @@ import numpy as np
 from numcodecs.delta import Delta as Reference
 from numpy.typing import NDArray
 
-from gpuzarr.codecs.base import Batch, Buffer, ChunkSpec, Codec, Kind, as_array, check_size, even
+from gpuzarr.codecs.base import (
+    Batch,
+    Buffer,
+    ChunkSpec,
+    Codec,
+    Encoded,
+    Kind,
+    as_array,
+    check_size,
+    even,
+)
 from gpuzarr.codecs.registry import codec
 from gpuzarr.device.base import Lane
 from gpuzarr.errors import MetadataError
 
 _THREADS = 256
+_TILE = 16 << 10  # bytes of a chunk that one block of kernels/differences.cu takes
 
 
 @codec("numcodecs.delta", v2="delta")
@@ -73,6 +84,8 @@ class Delta(Codec):
             return "size known only from the stream"
         if not all(is_little(spec.dtype) for spec in (plain, stored)):
             return "big-endian values"
+        if "b" in (plain.dtype.kind, stored.dtype.kind):
+            return "sums of truth values"
         # Where NumPy's common type is a float, as of int64 and uint64, it sums in that.
         if np.promote_types(plain.dtype, stored.dtype).kind in "iu":
             return None
@@ -102,6 +115,46 @@ class Delta(Codec):
                 size=size,
             )
         return even(out, items * size, len(batch))
+
+    def encode_host_only(self, decoded: ChunkSpec) -> str | None:
+        """The device takes differences of integers."""
+        plain, stored = stored_as(decoded, self.dtype, self.astype)
+        if decoded.nbytes is None:
+            return "size known only from the stream"
+        if plain.dtype.kind not in "iu" or stored.dtype.kind not in "iu":
+            return f"{plain.dtype} stored as {stored.dtype}"
+        if stored.dtype.kind == "i" and not np.can_cast(plain.dtype, stored.dtype):
+            return f"a first value that {stored.dtype} may not hold"  # NumPy refuses it
+        little = is_little(plain.dtype) and is_little(stored.dtype)
+        return None if little else "big-endian values"
+
+    def encode_bound(self, nbytes: int) -> int:
+        """Values of the stored type, of at most eight bytes each."""
+        return nbytes if self.astype in (None, self.dtype) else 8 * nbytes
+
+    def encode_batch(self, batch: Encoded, decoded: ChunkSpec, lane: Lane) -> Encoded:
+        """Device form: kernels/differences.cu."""
+        plain, stored = stored_as(decoded, self.dtype, self.astype)
+        size, stored_size = plain.dtype.itemsize, stored.dtype.itemsize
+        items = batch.limit // size
+        sizes = lane.upload(np.full(len(batch), items * stored_size, np.int64))
+        out = Encoded.room(lane, items * stored_size, len(batch), sizes)
+        tiles = max(-(-batch.limit // _TILE), 1)
+        lane.launch(
+            "gz_differences",
+            len(batch) * tiles,
+            _THREADS,
+            src=batch.data,
+            dst=out.data,
+            src_pitch=batch.pitch,
+            dst_pitch=out.pitch,
+            items=items,
+            size=size,
+            is_signed=int(plain.dtype.kind == "i"),
+            stored_size=stored_size,
+            tiles=tiles,
+        )
+        return out
 
 
 def number_type(name: object) -> np.dtype[Any]:

@@ -1,5 +1,5 @@
 """One LZ4 block behind its plain size, a little-endian int32 (numcodecs `lz4`; the LZ4 block format). Device
-form: kernels/lz4.cu."""
+forms: kernels/lz4.cu, kernels/lz4_encode.cu."""
 
 from __future__ import annotations
 
@@ -11,7 +11,17 @@ import numpy as np
 from numcodecs import lz4
 from numpy.typing import NDArray
 
-from gpuzarr.codecs.base import Batch, Buffer, ChunkSpec, Codec, Rates, as_bytes, check_size, even
+from gpuzarr.codecs.base import (
+    Batch,
+    Buffer,
+    ChunkSpec,
+    Codec,
+    Encoded,
+    Rates,
+    as_bytes,
+    check_size,
+    even,
+)
 from gpuzarr.codecs.registry import codec
 from gpuzarr.device.base import Lane
 from gpuzarr.errors import ArgumentError, ChunkError, MetadataError
@@ -89,3 +99,35 @@ class LZ4(Codec):
             sized=1,
         )
         return Batch(out, placed.offset, sizes)
+
+    def encode_host_only(self, decoded: ChunkSpec) -> str | None:
+        """As for decoding. The device has one acceleration."""
+        return self.host_only(decoded)
+
+    def encode_bound(self, nbytes: int) -> int:
+        """The size, and as many bytes as LZ4 ever makes."""
+        return 4 + block_bound(nbytes)
+
+    def encode_batch(self, batch: Encoded, decoded: ChunkSpec, lane: Lane) -> Encoded:
+        """Device form: kernels/lz4_encode.cu."""
+        out = Encoded.room(lane, self.encode_bound(batch.limit), len(batch))
+        lane.launch(
+            "gz_lz4_encode",
+            len(batch),
+            32,
+            src=batch.data,
+            src_offset=batch.offset,
+            src_nbytes=batch.nbytes,
+            dst=out.data,
+            dst_offset=out.offset,
+            dst_nbytes=out.nbytes,
+            room=out.limit,
+            streams=len(batch),
+            sized=1,
+        )
+        return out
+
+
+def block_bound(nbytes: int) -> int:
+    """No LZ4 block of so many bytes is larger."""
+    return nbytes + nbytes // 255 + 16

@@ -17,9 +17,11 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from gpuzarr.codecs.base import Batch, ChunkSpec, Codec, even
+from gpuzarr.codecs.base import Batch, ChunkSpec, Codec, Encoded, even
 from gpuzarr.device.base import Lane
 
+BYTES, BITS = 1, 2
+"""Kinds of shuffles."""
 MOST_TYPESIZE: Final = 255
 """Bytes of an item."""
 TILE_NBYTES: Final = 16384
@@ -79,3 +81,24 @@ def unshuffled(batch: Batch, decoded: ChunkSpec, lane: Lane) -> Batch:
         pitch=most,
     )
     return replace(placed, nbytes=np.full(len(batch), nbytes, np.int64))
+
+
+def shuffled(batch: Encoded, kind: int, typesize: int, blocksize: int, lane: Lane) -> Encoded:
+    """Every chunk, all of `batch.limit` bytes, with its blocks shuffled."""
+    out = Encoded.room(lane, batch.limit, len(batch), batch.nbytes)
+    most = tiles(np.array([[kind, typesize, blocksize]], np.int64), batch.limit)
+    lane.launch(
+        "gz_shuffle",
+        len(batch) * most,
+        256,
+        src=batch.data,
+        dst=out.data,
+        src_pitch=batch.pitch,
+        dst_pitch=out.pitch,
+        nbytes=batch.limit,
+        blocksize=blocksize,
+        typesize=typesize,
+        kind=kind,
+        tiles=most,
+    )
+    return out

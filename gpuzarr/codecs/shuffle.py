@@ -1,4 +1,5 @@
-"""Bytes sorted by their place in an element (numcodecs `shuffle`). Device form: kernels/unshuffle.cu."""
+"""Bytes sorted by their place in an element (numcodecs `shuffle`). Device forms:
+kernels/unshuffle.cu, kernels/shuffle.cu."""
 
 from __future__ import annotations
 
@@ -8,8 +9,8 @@ import numpy as np
 from numcodecs.shuffle import Shuffle as Reference
 from numpy.typing import NDArray
 
-from gpuzarr.codecs.base import Batch, Buffer, ChunkSpec, as_bytes, check_size, unchanged
-from gpuzarr.codecs.planes import MOST_TYPESIZE, Shuffled
+from gpuzarr.codecs.base import Batch, Buffer, ChunkSpec, Encoded, as_bytes, check_size, unchanged
+from gpuzarr.codecs.planes import BYTES, MOST_TYPESIZE, Shuffled, shuffled
 from gpuzarr.codecs.registry import codec
 from gpuzarr.device.base import Lane
 from gpuzarr.errors import ChunkError
@@ -67,6 +68,15 @@ class Shuffle(Shuffled):
         size = max(self._size(decoded), 1)
         planes = np.array([size > 1, size, max(decoded.nbytes or 0, 1)], np.int64)
         return replace(unchanged(batch, decoded), planes=np.tile(planes, (len(batch), 1)))
+
+    def encode_host_only(self, decoded: ChunkSpec) -> str | None:
+        """As for decoding."""
+        return self.host_only(decoded)
+
+    def encode_batch(self, batch: Encoded, decoded: ChunkSpec, lane: Lane) -> Encoded:
+        """Device form: kernels/shuffle.cu."""
+        size = self._size(decoded)
+        return shuffled(batch, BYTES, size, batch.limit, lane) if size > 1 and batch.limit else batch
 
 
 def _bytes(result: Buffer) -> NDArray[np.uint8]:

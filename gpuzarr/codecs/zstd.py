@@ -20,10 +20,12 @@ from gpuzarr.codecs.base import (
     Buffer,
     ChunkSpec,
     Codec,
+    Encoded,
     Rates,
     Stored,
     as_bytes,
     check_size,
+    compressed,
     decompressed,
     library_refused,
 )
@@ -34,6 +36,8 @@ from gpuzarr.errors import ChunkError, LimitError, MetadataError
 MAGIC: Final = 0xFD2FB528
 SKIPPABLE: Final = 0x184D2A50  # the last four bits are free
 MAX_BLOCK: Final = 128 << 10
+DEVICE_LEVEL: Final = 5
+"""nvCOMP compresses about as much as low levels do; whoever asks for a higher one gets it, from the host."""
 
 _MAGIC_AND_DESCRIPTOR: Final = struct.Struct("<IB")
 _UINT32: Final = struct.Struct("<I")
@@ -194,10 +198,41 @@ class Zstd(Codec):
         """Device form: nvCOMP."""
         return decompressed("zstd", batch, decoded, lane)
 
+    def encode_host_only(self, decoded: ChunkSpec) -> str | None:
+        """The device has one level, and no checksum."""
+        if self.checksum or self.level > DEVICE_LEVEL:
+            return "a checksum" if self.checksum else f"level {self.level}"
+        return None if 0 < (decoded.nbytes or 0) < 1 << 31 else "size known only from the stream"
+
+    def encode_bound(self, nbytes: int) -> int:
+        """No less than nvCOMP asks for (a test compares)."""
+        return zstd_bound(nbytes)
+
+    def encode_scratch(self, nbytes: int) -> int:
+        """What nvCOMP asks for."""
+        return zstd_compress_scratch(nbytes)
+
+    def encode_batch(self, batch: Encoded, decoded: ChunkSpec, lane: Lane) -> Encoded:
+        """Device form: nvCOMP."""
+        return compressed("zstd", batch, lane)
+
 
 def zstd_scratch(nbytes: int, frames: int) -> int:
     """No less than nvCOMP asks for, for frames that give so many bytes together (a test compares)."""
     return 3 * nbytes + nbytes // 16 + 8192 * frames
+
+
+def zstd_bound(nbytes: int) -> int:
+    """No less than nvCOMP asks for at the destination of a frame that it makes of so many bytes (a test
+    compares)."""
+    header = 6 + 2 * (nbytes >= 256) + 2 * (nbytes >= 65792)
+    return nbytes + header + 3 * max(-(-nbytes // 65536), 1)
+
+
+def zstd_compress_scratch(nbytes: int) -> int:
+    """What is counted for each frame that nvCOMP's compressor makes. What it asks for goes by the GPU, is
+    hundreds of MiB once, and not known without one (a test there compares what each frame adds)."""
+    return zstd_scratch(nbytes, 1)
 
 
 def _first_content(stored: memoryview) -> int | None:

@@ -89,9 +89,18 @@ class Lane(Protocol):
         exactly what its row says sets its owner's entry in `fault`."""
         ...
 
+    def compress_bound(self, algorithm: str, nbytes: int) -> int:
+        """The most bytes that `compress` makes of a string of at most `nbytes` bytes."""
+        ...
+
+    def compress(self, algorithm: str, strings: Uncompressed, fault: DeviceBuffer) -> None:
+        """Compress `strings` to one stream of `algorithm` each. A string of which the library makes anything
+        else than a stream that says its size sets its owner's entry in `fault`."""
+        ...
+
     def faults(self, count: int) -> DeviceBuffer:
-        """int32[count], zeroed: a kernel sets entry i to a nonzero number when it cannot decode chunk i of
-        the batch. The host then has the last word on that chunk."""
+        """int32[count], zeroed: a kernel sets entry i to a nonzero number when it cannot decode or encode
+        chunk i of the batch. The host then has the last word on that chunk."""
         ...
 
     def take_faults(self) -> NDArray[np.int64]:
@@ -132,6 +141,25 @@ class Streams:
     """All together give no more."""
     stored: bool = False
     """A stream of `dst_nbytes` bytes is not compressed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Uncompressed:
+    """N strings to compress, a row each: string i is `src_nbytes[i]` bytes at `src + src_offset[i]`, becomes
+    a stream at `dst + dst_offset[i]`, where there is room for `Lane.compress_bound` of `largest`, and belongs
+    to chunk `owner[i]` of the batch. Columns are int64[n], `owner` int32[n], in host or device memory;
+    `dst_nbytes`, int64[n] in device memory, is set to the sizes of the streams."""
+
+    src: DeviceBuffer
+    src_offset: Any
+    src_nbytes: Any
+    dst: DeviceBuffer
+    dst_offset: Any
+    dst_nbytes: DeviceBuffer
+    owner: Any
+    count: int
+    largest: int
+    """No string has more bytes."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,10 +23,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gpuzarr.device import catalogue, nvcomp
-from gpuzarr.device.base import Bytes1D, DeviceBuffer, Streams
+from gpuzarr.device import catalogue, compressing, nvcomp
+from gpuzarr.device.base import Bytes1D, DeviceBuffer, Streams, Uncompressed
 from gpuzarr.device.cuda_memory import Arena, CudaBuffer, Page, aligned, usable
-from gpuzarr.device.nvcomp import Alignments, Decompressor, Table
+from gpuzarr.device.nvcomp import Alignments, Library, StringTable, Table
 from gpuzarr.errors import DeviceError
 
 if TYPE_CHECKING:
@@ -177,15 +177,29 @@ class CudaLane:
 
     def decompress(self, algorithm: str, streams: Streams, fault: DeviceBuffer) -> None:
         """See `device.base.Lane`. By nvCOMP, in the order of this stream."""
-        if not streams.count:
-            return
+        if streams.count:
+            nvcomp.decompress(self, self._nvcomp(), algorithm, streams, fault, *self._calls(algorithm))
+
+    def compress_bound(self, algorithm: str, nbytes: int) -> int:
+        """See `device.base.Lane`."""
+        return compressing.compress_bound(nvcomp.load(), algorithm, nbytes)
+
+    def compress(self, algorithm: str, strings: Uncompressed, fault: DeviceBuffer) -> None:
+        """See `device.base.Lane`. By nvCOMP, in the order of this stream."""
+        compressing.compress(self, self._nvcomp(), algorithm, strings, fault, *self._calls(algorithm))
+
+    def _nvcomp(self) -> _OnStream:
+        return _OnStream(nvcomp.load(), self._stream, self._device)
+
+    def _calls(
+        self, algorithm: str
+    ) -> tuple[Callable[[DeviceBuffer], int], Callable[[Callable[[], None]], None]]:
+        """How nvCOMP's calls are made here: the address of a buffer, and what queues them."""
 
         def address(buffer: DeviceBuffer) -> int:
             return self._buffer(buffer, algorithm).address
 
-        library = _OnStream(nvcomp.load(), self._stream)
-        run = partial(self._enqueue, f"nvCOMP ({algorithm})")
-        nvcomp.decompress(self, library, algorithm, streams, fault, address, run)
+        return address, partial(self._enqueue, f"nvCOMP ({algorithm})")
 
     def faults(self, count: int) -> DeviceBuffer:
         """See `device.base.Lane`."""
@@ -285,10 +299,11 @@ class CudaLane:
 
 @dataclass(frozen=True, slots=True)
 class _OnStream:
-    """nvCOMP with its work on one stream. See `nvcomp.Decompressor`."""
+    """nvCOMP with its work on one stream. See `nvcomp.Decompressor` and `nvcomp.Compressor`."""
 
-    library: Decompressor
+    library: Library
     stream: int
+    device: CudaDevice
 
     def alignments(self, format: str) -> Alignments:
         """See `nvcomp.Decompressor`."""
@@ -301,3 +316,23 @@ class _OnStream:
     def decompress(self, format: str, table: Table, cuda_stream: int = 0) -> None:
         """See `nvcomp.Decompressor`."""
         self.library.decompress(format, table, self.stream)
+
+    def compress_alignments(self, format: str) -> Alignments:
+        """See `nvcomp.Compressor`."""
+        return self.library.compress_alignments(format)
+
+    def compress_bound(self, format: str, nbytes: int) -> int:
+        """See `nvcomp.Compressor`."""
+        return self.library.compress_bound(format, nbytes)
+
+    def compress_scratch_nbytes(
+        self, format: str, count: int, largest: int, total: int, cuda_stream: int = 0
+    ) -> int:
+        """See `nvcomp.Compressor`. Asked before the work is started, so that the thread's current device may
+        be another."""
+        with self.device.using(f"nvCOMP ({format})"):
+            return self.library.compress_scratch_nbytes(format, count, largest, total, self.stream)
+
+    def compress(self, format: str, table: StringTable, cuda_stream: int = 0) -> None:
+        """See `nvcomp.Compressor`."""
+        self.library.compress(format, table, self.stream)

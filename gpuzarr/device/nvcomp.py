@@ -1,14 +1,15 @@
 """nvCOMP's batched C API (libnvcomp 5 and 6) through ctypes: N streams a call, into the caller's memory.
 
-Every format has the same three calls; options are 64 bytes, passed by value, and zero asks for the defaults:
+Every format has the same calls; options are 64 bytes, passed by value, and zero asks for the defaults:
 
-    GetRequiredAlignments   of input, output and scratch
-    GetTempSize             scratch for N streams; version 5 calls it GetTempSizeAsync
-    DecompressAsync         pointer arrays in device memory; a status and a size a stream
+    Decompress | Compress   GetRequiredAlignments   of input, output and scratch
+    Decompress | Compress   GetTempSize             scratch for N streams; version 5: GetTempSizeAsync
+                 Compress   GetMaxOutputChunkSize   what a string may become
+    Decompress | Compress   Async                   pointer arrays in device memory; a status and a size each
 
-The first two need no GPU, so a machine without one can test how arguments are passed. nvCOMP is not safe on
-corrupt input: what can be validated is validated before (kernels/streams.cu), and statuses, sizes and
-checksums are compared after.
+But for Async and a compressor's scratch, they need no GPU: a machine without one can test how arguments are
+passed. nvCOMP is not safe on corrupt input: what can be validated is validated before (kernels/streams.cu),
+and statuses, sizes and checksums are compared after. `decompress` does that here, `compressing` the like.
 """
 
 from __future__ import annotations
@@ -48,15 +49,18 @@ class Algorithm:
 
     format: str
     code: int
-    """As kernels/streams.cu counts."""
+    """As kernels/streams.cu and strings.cu count."""
     spare: bytes
     checksum: str = ""
     """The kernel that verifies what lies behind each body."""
+    compressed: bool = False
+    """Strings become such streams too (device/compressing.py): they are the format's own, and
+    kernels/strings.cu knows them."""
 
 
 _DEFLATED: Final = b"\x01\x01\x00\xfe\xff\x00"  # one stored block
 ALGORITHMS: Final = {
-    "zstd": Algorithm("zstd", 0, b"\x28\xb5\x2f\xfd\x20\x01\x09\x00\x00\x00"),
+    "zstd": Algorithm("zstd", 0, b"\x28\xb5\x2f\xfd\x20\x01\x09\x00\x00\x00", compressed=True),
     "zlib": Algorithm("deflate", 1, _DEFLATED, "gz_adler32"),
     "gzip": Algorithm("deflate", 2, _DEFLATED, "gz_crc32"),
     "snappy": Algorithm("snappy", 3, b"\x01\x00\x00"),
@@ -66,7 +70,8 @@ VERSIONS = (5, 6)
 
 
 class Options(ctypes.Structure):
-    """The decompression options of any format: zero is the default of each field."""
+    """The options of any format's decompressor, and of the compressors used here: zero is the default of each
+    field."""
 
     _fields_ = (("reserved", c_byte * 64),)
 
@@ -128,6 +133,50 @@ class Decompressor(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class StringTable:
+    """Device addresses of the arrays that describe N strings, as `CompressAsync` takes them."""
+
+    count: int
+    largest: int
+    """No string has more bytes."""
+    sources: int
+    """void*[n]"""
+    source_nbytes: int
+    """size_t[n]"""
+    targets: int
+    """void*[n]: there is room for `compress_bound` of `largest` at each."""
+    written: int
+    """size_t[n], set to the size of each stream."""
+    statuses: int
+    """int32[n], 0 for success."""
+    scratch: int
+    scratch_nbytes: int
+
+
+class Compressor(Protocol):
+    """The other direction."""
+
+    def compress_alignments(self, format: str) -> Alignments:
+        """What `compress` requires of addresses."""
+        ...
+
+    def compress_bound(self, format: str, nbytes: int) -> int:
+        """The most bytes that a string of at most so many becomes."""
+        ...
+
+    def compress_scratch_nbytes(
+        self, format: str, count: int, largest: int, total: int, cuda_stream: int = 0
+    ) -> int:
+        """Scratch memory for `count` strings of at most `largest` bytes each, `total` together, on the
+        current device."""
+        ...
+
+    def compress(self, format: str, table: StringTable, cuda_stream: int = 0) -> None:
+        """Compress, in the order of the CUDA stream where there is one."""
+        ...
+
+
 class Library:
     """A loaded libnvcomp. A call that fails is a DeviceError with nvCOMP's own words."""
 
@@ -144,30 +193,53 @@ class Library:
             raise DeviceError(
                 f"nvCOMP {said.version} at {path} is not known here", hint="install nvidia-nvcomp 5 or 6"
             )
-        self._library.nvcompGetStatusString.restype = c_char_p
 
     def alignments(self, format: str) -> Alignments:
         """What `decompress` requires of addresses."""
+        return self._alignments(format, "Decompress")
+
+    def compress_alignments(self, format: str) -> Alignments:
+        """What `compress` requires of addresses."""
+        return self._alignments(format, "Compress")
+
+    def _alignments(self, format: str, direction: str) -> Alignments:
         found = _Alignments()
-        self._call(format, "GetRequiredAlignments", Options(), byref(found))
+        self._call(format, f"{direction}GetRequiredAlignments", Options(), byref(found))
         return Alignments(found.input, found.output, found.temp)
 
     def scratch_nbytes(self, format: str, count: int, largest: int, total: int) -> int:
         """Scratch memory for `count` streams that give at most `largest` bytes each and `total` together."""
+        return self._scratch(format, "Decompress", count, largest, total, 0)
+
+    def compress_scratch_nbytes(
+        self, format: str, count: int, largest: int, total: int, cuda_stream: int = 0
+    ) -> int:
+        """Scratch memory for `count` strings of at most `largest` bytes each and `total` together, on the
+        current device: it goes by the device, so that there has to be one."""
+        return self._scratch(format, "Compress", count, largest, total, cuda_stream)
+
+    def _scratch(
+        self, format: str, direction: str, count: int, largest: int, total: int, cuda_stream: int
+    ) -> int:
         found = c_size_t()
-        name = "GetTempSize" if self.version[0] >= 6 else "GetTempSizeAsync"
-        sizes = c_size_t(count), c_size_t(largest)
+        given = (c_size_t(count), c_size_t(largest), Options(), byref(found), c_size_t(total))
         if self.version[0] >= 6:
-            self._call(format, name, *sizes, Options(), byref(found), c_size_t(total), c_void_p())
+            self._call(format, f"{direction}GetTempSize", *given, c_void_p(cuda_stream))
         else:
-            self._call(format, name, *sizes, Options(), byref(found), c_size_t(total))
+            self._call(format, f"{direction}GetTempSizeAsync", *given)
+        return found.value
+
+    def compress_bound(self, format: str, nbytes: int) -> int:
+        """The most bytes that a string of at most so many becomes. One that is too long is a DeviceError."""
+        found = c_size_t()
+        self._call(format, "CompressGetMaxOutputChunkSize", c_size_t(nbytes), Options(), byref(found))
         return found.value
 
     def decompress(self, format: str, table: Table, cuda_stream: int = 0) -> None:
         """Queue the decompression on a CUDA stream."""
         self._call(
             format,
-            "Async",
+            "DecompressAsync",
             c_void_p(table.sources),
             c_void_p(table.source_nbytes),
             c_void_p(table.target_nbytes),
@@ -181,8 +253,26 @@ class Library:
             c_void_p(cuda_stream),
         )
 
+    def compress(self, format: str, table: StringTable, cuda_stream: int = 0) -> None:
+        """Queue the compression on a CUDA stream."""
+        self._call(
+            format,
+            "CompressAsync",
+            c_void_p(table.sources),
+            c_void_p(table.source_nbytes),
+            c_size_t(table.largest),
+            c_size_t(table.count),
+            c_void_p(table.scratch),
+            c_size_t(table.scratch_nbytes),
+            c_void_p(table.targets),
+            c_void_p(table.written),
+            Options(),
+            c_void_p(table.statuses),
+            c_void_p(cuda_stream),
+        )
+
     def _call(self, format: str, name: str, *arguments: Any) -> None:
-        function = f"nvcompBatched{FORMATS[format]}Decompress{name}"
+        function = f"nvcompBatched{FORMATS[format]}{name}"
         try:
             found = self._library[function]
         except AttributeError as error:
@@ -194,9 +284,10 @@ class Library:
 
     def _check(self, status: int, function: str) -> None:
         if status:
-            said = self._library.nvcompGetStatusString
-            said.restype = c_char_p
-            words = said(c_int(status))
+            said = getattr(self._library, "nvcompGetStatusString", None)  # not in version 5.1
+            if said is not None:
+                said.restype = c_char_p
+            words = said(c_int(status)) if said is not None else None
             raise DeviceError(f"{function}: {words.decode() if words else 'unknown error'} ({status})")
 
 

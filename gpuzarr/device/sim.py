@@ -26,8 +26,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gpuzarr.device import catalogue, nvcomp, sim_library, sim_nvcomp
-from gpuzarr.device.base import Bytes1D, DeviceBuffer, FileRead, FileReader, Streams
+from gpuzarr.device import catalogue, compressing, nvcomp, sim_library, sim_nvcomp
+from gpuzarr.device.base import Bytes1D, DeviceBuffer, FileRead, FileReader, Streams, Uncompressed
 from gpuzarr.device.catalogue import Kernel
 from gpuzarr.device.sim_memory import ALIGNMENT, GARBAGE, Allocation, SimArray, SimBuffer, c_strides
 from gpuzarr.device.staging import Staging
@@ -159,6 +159,19 @@ class SimLane:
 
         library = sim_nvcomp.HostLibrary()
         nvcomp.decompress(self, library, algorithm, streams, fault, address, self._queue.append)
+
+    def compress_bound(self, algorithm: str, nbytes: int) -> int:
+        """See `device.base.Lane`."""
+        return compressing.compress_bound(sim_nvcomp.HostLibrary(), algorithm, nbytes)
+
+    def compress(self, algorithm: str, strings: Uncompressed, fault: DeviceBuffer) -> None:
+        """See `device.base.Lane`. Host libraries stand in for nvCOMP."""
+
+        def address(buffer: DeviceBuffer) -> int:
+            return int(_buffer(buffer, algorithm).bytes().ctypes.data)
+
+        library = sim_nvcomp.HostLibrary()
+        compressing.compress(self, library, algorithm, strings, fault, address, self._queue.append)
 
     def faults(self, count: int) -> DeviceBuffer:
         """See `device.base.Lane`."""

@@ -1,7 +1,8 @@
 """What stands in for libnvcomp on device sim: the same calls over host libraries, all requirements checked.
 
 Addresses, alignments, scratch, sizes and statuses are passed as libnvcomp takes them: `nvcomp.decompress`
-is tested without a GPU. A stream that does not decompress sets its status, as there.
+and `compressing.compress` are tested without a GPU. A stream that does not decompress sets its status, as
+there.
 """
 
 from __future__ import annotations
@@ -14,10 +15,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gpuzarr.device.nvcomp import Alignments, Table
+from gpuzarr.device.nvcomp import Alignments, StringTable, Table
 from gpuzarr.errors import DeviceError
 
 _ALIGNMENTS = {"zstd": Alignments(1, 1, 8), "deflate": Alignments(4, 1, 1)}
+_COMPRESS_ALIGNMENTS = {"zstd": Alignments(4, 1, 1)}
 _CANNOT_DECOMPRESS = 12  # nvcompErrorCannotDecompress
 
 
@@ -55,6 +57,49 @@ class HostLibrary:
             statuses[i], written[i] = (_CANNOT_DECOMPRESS, 0) if failed else (0, len(plain or b""))
             if plain and not failed:
                 _view(target, len(plain))[:] = np.frombuffer(plain, np.uint8)
+
+    def compress_alignments(self, format: str) -> Alignments:
+        """Those of libnvcomp 6."""
+        return _COMPRESS_ALIGNMENTS[format]
+
+    def compress_bound(self, format: str, nbytes: int) -> int:
+        """That of libnvcomp 6: a header that states the size, and three bytes for each 64 KiB."""
+        if nbytes >= 1 << 31:
+            raise DeviceError(f"{format}: {nbytes} bytes are more than nvCOMP compresses at once")
+        return nbytes + 6 + 2 * (nbytes >= 256) + 2 * (nbytes >= 65792) + 3 * max(-(-nbytes // 65536), 1)
+
+    def compress_scratch_nbytes(
+        self, format: str, count: int, largest: int, total: int, cuda_stream: int = 0
+    ) -> int:
+        """Some, so that it is counted. What libnvcomp asks for goes by the GPU."""
+        return count * (2 * largest + 256)
+
+    def compress(self, format: str, table: StringTable, cuda_stream: int = 0) -> None:
+        """String by string."""
+        n, need = table.count, self.compress_alignments(format)
+        scratch = self.compress_scratch_nbytes(format, n, table.largest, n * table.largest)
+        if table.scratch_nbytes < scratch:
+            raise DeviceError(f"{format}: {scratch} bytes of scratch are needed")
+        if table.scratch % need.scratch:
+            raise DeviceError(f"{format}: scratch is not aligned")
+        statuses = _view(table.statuses, 4 * n).view(np.int32)
+        written = _words(table.written, n)
+        columns = (table.sources, table.source_nbytes, table.targets)
+        rows = zip(*(_words(column, n).tolist() for column in columns), strict=True)
+        for i, (source, nbytes, target) in enumerate(rows):
+            if source % need.input or target % need.output:
+                raise DeviceError(f"{format}: a string or its stream is not aligned")
+            if not 0 < nbytes <= table.largest:
+                raise DeviceError(f"{format}: a string of {nbytes} bytes, of at most {table.largest}")
+            stream = self.encode(format, _view(source, nbytes).tobytes())
+            if len(stream) > self.compress_bound(format, table.largest):
+                raise DeviceError(f"{format}: {len(stream)} bytes of {nbytes} are more than was said")
+            _view(target, len(stream))[:] = np.frombuffer(stream, np.uint8)
+            statuses[i], written[i] = 0, len(stream)
+
+    def encode(self, format: str, plain: bytes) -> bytes:
+        """One stream of the format."""
+        return _ENCODERS[format](plain)
 
 
 def _view(address: int, nbytes: int) -> NDArray[np.uint8]:
@@ -118,6 +163,13 @@ def _snappy(stored: bytes, room: int) -> bytes:
     return bytes(plain)
 
 
+def _zstd(plain: bytes) -> bytes:
+    from numcodecs import zstd
+
+    return bytes(zstd.compress(plain))
+
+
+_ENCODERS = {"zstd": _zstd}
 _DECODERS = {
     "snappy": _snappy,
     "zstd": _numcodecs("zstd"),

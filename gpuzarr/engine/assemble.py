@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from gpuzarr.codecs.base import as_bytes
 from gpuzarr.codecs.sharding import ABSENT
+from gpuzarr.engine import cache
 from gpuzarr.engine.source import MODEST_NBYTES, ReadStats
 from gpuzarr.engine.turns import give, take
 from gpuzarr.engine.update import Update
@@ -92,7 +93,7 @@ class _Shard:
                     self.failed = False
             if self.failed:
                 return
-            made = {row: self.update.encoded(row, self.held.get(row)) for row in rows}
+            made = self.update.encode(rows, self.held)
             with self.lock:
                 self.made |= made
                 self.left -= 1
@@ -175,6 +176,7 @@ class _Shard:
         else:
             store.delete([self.key])
         update.source.indexes.forget(self.key)
+        cache.forget(store, [self.key])
         self.release()
         nbytes = sum(memoryview(piece).nbytes for piece in pieces)
         update.stats.add(objects=int(bool(pieces)), removed=int(not pieces), bytes_written=nbytes)

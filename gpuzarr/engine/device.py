@@ -49,7 +49,7 @@ from gpuzarr.selection import Selection
 
 _ALIGN = 16  # of each chunk in the arena, so that kernels may load wide
 _TILE = 64 << 10  # bytes of a chunk that one block copies
-_MOST_GROUPS = 16  # what kernels/scatter.cu is made for
+MOST_GROUPS = 16  # what kernels/scatter.cu is made for
 _TOGETHER = 64  # objects that one task opens
 
 Result = TypeVar("Result")
@@ -68,12 +68,12 @@ def read_device(source: Source, selection: Selection, out: Any, stats: ReadStats
         raise ArgumentError(f"out has type {out.dtype}, not {form}", hint="cast after reading")
     if not selection.size:
         return out
-    if len(selection.groups) > _MOST_GROUPS:
-        raise UnsupportedError(f"over {_MOST_GROUPS} dimensions on {device.name}", hint='use device="cpu"')
+    if len(selection.groups) > MOST_GROUPS:
+        raise UnsupportedError(f"over {MOST_GROUPS} dimensions on {device.name}", hint='use device="cpu"')
     target = Target.of(device, out, selection, source.meta.dtype.itemsize)
     plan = make_plan(source, selection, stats)
     if len(plan):
-        _Waves(source, plan, target, stats, device).run()
+        Waves(source, plan, Landing(source.meta, plan, target), stats, device).run()
     return out
 
 
@@ -89,13 +89,16 @@ class _Launched:
     """Nothing else of its wave comes behind it: then the wave's memory is free."""
 
 
-class _Waves:
-    def __init__(self, source: Source, plan: Plan, target: Target, stats: ReadStats, device: Device) -> None:
-        self.source, self.plan, self.target, self.stats, self.device = source, plan, target, stats, device
+class Waves:
+    """The waves of one read."""
+
+    def __init__(
+        self, source: Source, plan: Plan, landing: Landing, stats: ReadStats, device: Device
+    ) -> None:
+        self.source, self.plan, self.landing, self.stats, self.device = source, plan, landing, stats, device
         self.loader = Loader(source, plan, stats)
         self.chains = self.loader.chains
         self.budget = wave_budget(device)
-        self.landing = Landing(source.meta, plan, target)
         self.direct = Direct(self.loader, device, self.budget)
 
     def run(self) -> None:
@@ -149,7 +152,7 @@ class _Waves:
     def _cost(self, rows: Int64s, payload_nbytes: Int64s) -> NDArray[np.float64]:
         """Device bytes that each row takes, aligned: its payload and what each device stage makes of it."""
         grown = np.array([device_nbytes(chain) for chain in self.chains], np.float64)[self.plan.shape[rows]]
-        columns = 8 * (6 + 3 * len(self.target.strides))
+        columns = 8 * (6 + 3 * len(self.landing.target.strides))
         present = self.plan.nbytes[rows] != ABSENT
         cost: NDArray[np.float64] = (grown + payload_nbytes + _ALIGN) * present + columns
         return cost

@@ -50,41 +50,61 @@ class Target:
         return cls(buffer, offset + moved, flat.strides)
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Boxes:
+    """A box a chunk: where it begins in the chunk and in the result, and its shape, int64[n, groups]; and the
+    steps in the chunk, int64[groups]."""
+
+    chunk_lo: Int64s
+    out_lo: Int64s
+    extent: Int64s
+    step: Int64s
+
+
 class Landing:
-    """Of one read."""
+    """Of one read. Along a group that is no axis of the array (`boxes.Pieces`) a chunk has one element."""
 
     def __init__(self, meta: ArrayMeta, plan: Plan, target: Target) -> None:
         self.plan, self.target = plan, target
+        self.groups = plan.selection.groups
         self.chains = [meta.chain(shape) for shape in plan.shapes]
         self.fill_value = as_bytes(np.asarray(meta.carried_fill))
         self.points = [self._point_tables(chain) for chain in self.chains]
-        spans = all(isinstance(group, Span) for group in plan.selection.groups)
+        spans = all(isinstance(group, Span) for group in self.groups)
         self.fused = [spans and chain.swap is not None and _in_order(chain) for chain in self.chains]
         """By shape: the last shuffle may be left to `scatter`. Chunks whose axes lie in another order take
         two passes: one that reads along them would write a few bytes at a time."""
 
     def scatter(self, lane: Lane, rows: Int64s, shape: int, batch: Batch) -> None:
         """The decoded chunks of some rows to their places in the result."""
-        if batch.planes is None or not batch.planes[:, 0].any():
-            self._scatter(lane, rows, shape, batch.data, batch.offset)
-        else:
-            self._unshuffle(lane, rows, shape, batch, batch.planes)
+        self.put(lane, shape, batch, self._boxes(rows))
 
     def fill(self, lane: Lane, rows: Int64s, shape: int) -> None:
         """The fill value to the places of chunks that are missing."""
-        self._scatter(lane, rows, shape, lane.empty(1), np.full(len(rows), -1, np.int64))
+        self.put_fill(lane, shape, self._boxes(rows))
 
-    def _scatter(self, lane: Lane, rows: Int64s, shape: int, src: DeviceBuffer, offset: Int64s) -> None:
+    def put(self, lane: Lane, shape: int, batch: Batch, boxes: Boxes) -> None:
+        """A box of each chunk of a batch to its place."""
+        if batch.planes is None or not batch.planes[:, 0].any():
+            self._scatter(lane, shape, batch.data, batch.offset, boxes)
+        else:
+            self._unshuffle(lane, shape, batch, batch.planes, boxes)
+
+    def put_fill(self, lane: Lane, shape: int, boxes: Boxes) -> None:
+        """The fill value to the places of boxes."""
+        self._scatter(lane, shape, lane.empty(1), np.full(len(boxes.extent), -1, np.int64), boxes)
+
+    def _scatter(self, lane: Lane, shape: int, src: DeviceBuffer, offset: Int64s, boxes: Boxes) -> None:
         """Chunks at a negative offset are missing."""
         src_points, dst_points, table = self.points[shape]
         parts = max(-(-self._chunk_nbytes(shape) // _TILE), 1)
         lane.launch(
             "gz_scatter",
-            len(rows) * parts,
+            len(offset) * parts,
             256,
             src=src,
             src_offset=offset,
-            **self._boxes(rows, shape),
+            **self._places(shape, boxes),
             table=table,
             src_points=src_points,
             dst_points=dst_points,
@@ -92,40 +112,50 @@ class Landing:
             tiles=parts,
         )
 
-    def _unshuffle(self, lane: Lane, rows: Int64s, shape: int, batch: Batch, planes: Int64s) -> None:
+    def _unshuffle(self, lane: Lane, shape: int, batch: Batch, planes: Int64s, boxes: Boxes) -> None:
         nbytes = self._chunk_nbytes(shape)
         most = tiles(planes, nbytes)
-        extents = [self.plan.shapes[shape][g.axis] for g in self.plan.selection.groups if isinstance(g, Span)]
+        extents = [self._size(shape, g.axis) for g in self.groups if isinstance(g, Span)]
         lane.launch(
             "gz_unshuffle",
-            len(rows) * most,
+            len(batch) * most,
             256,
             src=batch.data,
             src_offset=batch.offset,
             planes=planes,
-            **self._boxes(rows, shape),
+            **self._places(shape, boxes),
             shape=np.array(extents, np.int64),
             nbytes=nbytes,
             pitch=most,
         )
 
+    def _size(self, shape: int, axis: int) -> int:
+        return 1 if axis < 0 else self.plan.shapes[shape][axis]
+
     def _chunk_nbytes(self, shape: int) -> int:
         return int(np.prod(self.plan.shapes[shape], dtype=np.int64)) * self.chains[shape].spec.dtype.itemsize
 
-    def _boxes(self, rows: Int64s, shape: int) -> dict[str, Any]:
+    def _boxes(self, rows: Int64s) -> Boxes:
+        """The box of each row's chunk."""
+        plan = self.plan
+        step = np.array([g.step if isinstance(g, Span) else 1 for g in self.groups], np.int64)
+        return Boxes(plan.chunk_lo[rows], plan.out_lo[rows], plan.extent[rows], step)
+
+    def _places(self, shape: int, boxes: Boxes) -> dict[str, Any]:
         """Which box of each chunk goes where, as the kernels take it."""
-        plan, chain, groups = self.plan, self.chains[shape], self.plan.selection.groups
+        chain = self.chains[shape]
         strides = _plain_strides(chain) if chain.swap is None else chain.strides
+        along = [strides[g.axis] if isinstance(g, Span) and g.axis >= 0 else 0 for g in self.groups]
         return {
             "dst": self.target.buffer,
             "dst_base": self.target.base,
-            "chunk_lo": plan.chunk_lo[rows],
-            "out_lo": plan.out_lo[rows],
-            "extent": plan.extent[rows],
-            "step": np.array([g.step if isinstance(g, Span) else 1 for g in groups], np.int64),
-            "src_stride": np.array([strides[g.axis] if isinstance(g, Span) else 0 for g in groups], np.int64),
+            "chunk_lo": boxes.chunk_lo,
+            "out_lo": boxes.out_lo,
+            "extent": boxes.extent,
+            "step": boxes.step,
+            "src_stride": np.array(along, np.int64),
             "dst_stride": np.array(self.target.strides, np.int64),
-            "groups": len(groups),
+            "groups": len(self.groups),
             "itemsize": chain.spec.dtype.itemsize,
             "unit": chain.swap or 0,
         }
@@ -134,9 +164,7 @@ class Landing:
         """For Points: each point's byte in its chunk and in the result, and where each group's begin."""
         strides = _plain_strides(chain) if chain.swap is None else chain.strides
         src, dst, table, used = [np.zeros(1, np.int64)], [np.zeros(1, np.int64)], [], 1
-        for group, points, stride in zip(
-            self.plan.selection.groups, self.plan.points, self.target.strides, strict=True
-        ):
+        for group, points, stride in zip(self.groups, self.plan.points, self.target.strides, strict=True):
             if isinstance(group, Span) or points is None:
                 table.append(-1)
                 continue

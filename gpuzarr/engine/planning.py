@@ -10,16 +10,27 @@ from gpuzarr import config
 from gpuzarr.engine.source import ReadStats, Source
 from gpuzarr.errors import ArgumentError, ChunkError, GpuzarrError, LimitError
 from gpuzarr.plan.coalesce import coalesce
-from gpuzarr.plan.pieces import plan_pieces
+from gpuzarr.plan.pieces import Cells, plan_pieces
 from gpuzarr.plan.table import Plan
 from gpuzarr.selection import Selection
 
 
 def make_plan(source: Source, selection: Selection, stats: ReadStats) -> Plan:
     """The plan of a read. Reads shard indexes, nothing else."""
-    settings, traits = config.current(), source.store.traits
     try:
         plan, cells = plan_pieces(selection, source.meta.chunk_grid)
+        return resolved(source, plan, cells, stats)
+    except GpuzarrError as error:
+        source.located(error)
+        raise
+    except MemoryError as error:
+        raise LimitError(f"out of memory while planning: {error}", array=source.name) from error
+
+
+def resolved(source: Source, plan: Plan, cells: Cells, stats: ReadStats) -> Plan:
+    """A plan with its byte ranges, in requests."""
+    settings, traits = config.current(), source.store.traits
+    try:
         plan = source.shards(stats).resolve(plan, cells)
         _check_encoded(source, plan)
         return coalesce(
@@ -30,8 +41,6 @@ def make_plan(source: Source, selection: Selection, stats: ReadStats) -> Plan:
     except GpuzarrError as error:
         source.located(error)
         raise
-    except MemoryError as error:
-        raise LimitError(f"out of memory while planning: {error}", array=source.name) from error
 
 
 def _check_encoded(source: Source, plan: Plan) -> None:
@@ -57,3 +66,10 @@ def check_out(out: Any, selection: Selection, dtype: np.dtype[Any]) -> None:
         raise ArgumentError(f"out has type {out.dtype}, the array {dtype}", hint="give an array of that type")
     if isinstance(out, np.ndarray) and not out.flags.writeable:
         raise ArgumentError("out is read-only")
+
+
+def check_exact(out: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
+    """`out` must have the shape and the type of the result."""
+    if tuple(getattr(out, "shape", ())) != shape or getattr(out, "dtype", None) != dtype:
+        given = f"{getattr(out, 'dtype', type(out).__name__)}{list(getattr(out, 'shape', ()))}"
+        raise ArgumentError(f"out is {given}, the boxes are {dtype}{list(shape)}")

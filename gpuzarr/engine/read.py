@@ -39,7 +39,7 @@ def _read_host(
         check_out(out, selection, meta.dtype)
     lands = None
     if out is not None and out.dtype == meta.dtype and meta.dtype.kind != "T":
-        lands = selection.flat_view(_carried(out, meta.carrier))
+        lands = selection.flat_view(carried(out, meta.carrier))
     fresh = None
     if lands is None:
         fresh = empty(selection.flat_shape, meta.carrier, source.name)
@@ -67,7 +67,8 @@ def empty(shape: tuple[int, ...], dtype: np.dtype[Any], array: str) -> NDArray[A
         ) from error
 
 
-def _carried(out: NDArray[Any], carrier: np.dtype[Any]) -> NDArray[Any]:
+def carried(out: NDArray[Any], carrier: np.dtype[Any]) -> NDArray[Any]:
+    """A caller's array as one of carriers."""
     return out if out.dtype == carrier or carrier.kind == "O" else out.view(carrier)
 
 

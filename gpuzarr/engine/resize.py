@@ -4,8 +4,12 @@ The new document takes the place of the old one in one step. Behind it what has 
 that it does not come back when the array grows again; a process that is killed in between leaves such chunks
 where no reader looks, and the next growth clears them first.
 
+Where chunks differ in size, those that are listed stay, also behind the end, and one more takes what reaches
+past them all; zarr-python does the same.
+
 A document is read again before it is changed, so that handles which are older than it do not undo what
-others did. Those of one process take turns.
+others did. Those of one process take turns. Groups above that hold consolidated metadata are told of each
+change (`engine.consolidate`).
 """
 
 from __future__ import annotations
@@ -19,15 +23,19 @@ from typing import Any
 import numpy as np
 
 from gpuzarr import selection
+from gpuzarr.device.choose import Place
+from gpuzarr.engine import cache
+from gpuzarr.engine.consolidate import announce
 from gpuzarr.engine.source import Source
 from gpuzarr.engine.stats import WriteStats
 from gpuzarr.engine.turns import turn
-from gpuzarr.engine.values import on_host
 from gpuzarr.engine.write import writable, write
-from gpuzarr.errors import ArgumentError, MetadataError, UnsupportedError
-from gpuzarr.grid import Grid, RectilinearAxis
+from gpuzarr.errors import ArgumentError, MetadataError
+from gpuzarr.grid import Axis, Grid, RectilinearAxis
+from gpuzarr.meta import encode
 from gpuzarr.meta.create import whole_numbers
 from gpuzarr.meta.dialect import (
+    documents_of,
     join,
     node_from_document,
     put_attributes,
@@ -35,6 +43,7 @@ from gpuzarr.meta.dialect import (
     read_attributes,
     read_meta,
 )
+from gpuzarr.meta.document import dump
 from gpuzarr.meta.model import ArrayMeta
 
 Shape = tuple[int, ...]
@@ -55,13 +64,35 @@ def _reshaped(source: Source, shape: Sequence[int]) -> Source:
     meta = source.meta
     if len(shape) != len(meta.shape):
         raise ArgumentError(f"shape {tuple(shape)} for an array of {len(meta.shape)} dimensions")
-    if any(isinstance(axis, RectilinearAxis) for axis in meta.grid.axes):
-        raise UnsupportedError("an array whose chunks differ in size cannot be resized", array=source.name)
-    made = node_from_document({**meta.document, "shape": list(shape)})
+    document = {**meta.document, "shape": list(shape)}
+    longer = _listed_further(meta, shape)
+    if longer:
+        sizes = [*meta.document["chunk_grid"]["configuration"]["chunk_shapes"]]
+        for axis, listed in longer.items():
+            sizes[axis] = encode.run_lengths(listed)
+        document["chunk_grid"] = encode.rectilinear(sizes)
+    made = node_from_document(document)
     assert isinstance(made, ArrayMeta)
+    if longer and not meta.levels:
+        made.chain(tuple(_largest(axis) for axis in made.grid.axes))  # or it could never be written
     if meta.attributes is not None:
         made = replace(made, attributes=meta.attributes)
     return Source.of(source.store, source.path, made)
+
+
+def _listed_further(meta: ArrayMeta, shape: Sequence[int]) -> dict[int, list[int]]:
+    """Axis -> the sizes of all its chunks, where the listed ones do not reach that far."""
+    found = {}
+    for i, (axis, length) in enumerate(zip(meta.grid.axes, shape, strict=True)):
+        if isinstance(axis, RectilinearAxis) and length > axis.edges[-1]:
+            rest = length - int(axis.edges[-1])
+            unit = meta.levels[0].chunk_shape[i] if meta.levels else 1  # of which shards are made
+            found[i] = [*axis.listed.tolist(), -(-rest // unit) * unit]
+    return found
+
+
+def _largest(axis: Axis) -> int:
+    return int(axis.listed.max()) if isinstance(axis, RectilinearAxis) else axis.size
 
 
 def resize(source: Source, shape: Any) -> Source:
@@ -76,18 +107,17 @@ def resize(source: Source, shape: Any) -> Source:
         if grown:
             _remove_outside(source, source.meta.grid, stats)
             _clear_edges(largest, old, grown, old, stats)
-        put_node(store, source.path, made.meta.document)
+        announce(store, source.path, put_node(store, source.path, made.meta.document))
         if cut:
             _remove_outside(source, made.meta.grid, stats)
             _clear_edges(largest, new, cut, largest.meta.shape, stats)
         return made
 
 
-def append(source: Source, values: Any, axis: int) -> Source:
+def append(source: Source, values: Any, axis: int, place: Place | None = None) -> Source:
     """The array with `values` behind its end along `axis`. Their chunks are stored before the new shape."""
     store, stats = writable(source), WriteStats()
-    given = on_host(values)
-    given = given if hasattr(given, "shape") else np.asarray(given)
+    given = values if hasattr(values, "shape") else np.asarray(values)
     with _newest(source) as source:
         old = source.meta.shape
         ndim = len(old)
@@ -101,8 +131,8 @@ def append(source: Source, values: Any, axis: int) -> Source:
         shape[axis] += int(given.shape[axis])
         grown = _reshaped(source, shape)
         key = tuple(slice(old[i], None) if i == axis else slice(None) for i in range(ndim))
-        write(grown, selection.basic(key, tuple(shape)), given, stats, written=old)
-        put_node(store, source.path, grown.meta.document)
+        write(grown, selection.basic(key, tuple(shape)), given, stats, place, written=old)
+        announce(store, source.path, put_node(store, source.path, grown.meta.document))
         return grown
 
 
@@ -111,11 +141,13 @@ def changed_attributes(
 ) -> tuple[Source, Mapping[str, Any]]:
     """The array with its attributes changed, and the attributes. A None takes one away."""
     store = writable(source)
+    dump(new)  # refused before anything is read; what others have put there already stays
     with _newest(source) as source:
         known = source.meta if source.meta.zarr_format == 3 else replace(source.meta, attributes=None)
         old = {} if only else read_attributes(store, source.path, known)
         kept = {name: value for name, value in {**old, **new}.items() if value is not None}
         document = put_attributes(store, source.path, source.meta, kept)
+        announce(store, source.path, documents_of(document, kept))
         meta = replace(source.meta, document=document, attributes=kept)
         return replace(source, meta=meta), MappingProxyType(kept)
 
@@ -130,20 +162,25 @@ def _remove_outside(source: Source, grid: Grid, stats: WriteStats) -> None:
         if cell is not None and any(i >= n for i, n in zip(cell, grid.shape, strict=True)):
             gone.append(join(source.path, key[len(prefix) :]))
     store.delete(gone)
+    cache.forget(store, gone)
     stats.add(removed=len(gone))
 
 
 def _clear_edges(source: Source, kept: Shape, axes: list[int], written: Shape, stats: WriteStats) -> None:
     """In objects that reach past `kept` along `axes`, set what lies past it to the fill value. `source` has
     the largest shape there was or will be."""
-    sizes = source.meta.grid.chunk_shape or ()
-    ends = [
-        min(-(-n // size) * size, most) for n, size, most in zip(kept, sizes, source.meta.shape, strict=True)
-    ]
+    grid = zip(kept, source.meta.grid.axes, source.meta.shape, strict=True)
+    ends = [min(_end(axis, n), most) for n, axis, most in grid]
     for axis in axes:
         if kept[axis] < ends[axis]:
             bounds = [slice(0, end) for end in ends]
             key = (*bounds[:axis], slice(kept[axis], ends[axis]), *bounds[axis + 1 :])
-            write(
-                source, selection.basic(key, source.meta.shape), source.meta.fill, stats, written, lazy=True
-            )
+            chosen = selection.basic(key, source.meta.shape)
+            write(source, chosen, source.meta.fill, stats, written=written, lazy=True)
+
+
+def _end(axis: Axis, length: int) -> int:
+    """Where the chunk ends that holds the last of `length` elements."""
+    if isinstance(axis, RectilinearAxis):
+        return int(axis.edges[np.searchsorted(axis.edges, length)])
+    return -(-length // axis.size) * axis.size

@@ -32,6 +32,8 @@ class ReadStats:
     """Of these, decoded or read straight into the result."""
     filled: int = 0
     """Pieces of missing chunks, set to the fill value."""
+    hits: int = 0
+    """Chunks that the cache had. They are not among `chunks`, nor among `filled`."""
     on_host: int = 0
     """Chunks of a device read whose device stages ran on the host: odd or damaged ones, and those that are
     decoded there sooner."""

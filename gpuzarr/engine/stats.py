@@ -23,6 +23,12 @@ class WriteStats:
     removed: int = 0
     """Objects deleted."""
     bytes_written: int = 0
+    waves: int = 0
+    """Batches of chunks that a device encoded."""
+    on_host: int = 0
+    """Chunks of these that the host encoded, since an encoder of the device did not take them."""
+    bytes_crossed: int = 0
+    """Bytes copied between host and device memory."""
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False, compare=False)
 
     def add(self, **counts: int) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -21,23 +23,16 @@ _TOGETHER: Final = 256 << 10
 """Decoded bytes that a thread encodes at a time."""
 
 
-class Update:
-    """The table of pieces of a write, and the values. Shared by all threads.
+class Update(ABC):
+    """The table of pieces of a write. Shared by all threads.
 
-    `flat`: carriers, of the selection's flat shape. `written`: elements outside of this shape are nobody's,
-    and count as fill values whatever is stored. `lazy`: chunks that have their new values already stay.
+    `written`: elements outside of this shape are nobody's, and count as fill values whatever is stored.
     """
 
     def __init__(
-        self,
-        source: Source,
-        selection: Selection,
-        flat: NDArray[Any],
-        stats: WriteStats,
-        written: tuple[int, ...] | None = None,
-        lazy: bool = False,
+        self, source: Source, selection: Selection, stats: WriteStats, written: tuple[int, ...] | None = None
     ) -> None:
-        self.source, self.meta, self.flat, self.stats, self.lazy = source, source.meta, flat, stats, lazy
+        self.source, self.meta, self.stats = source, source.meta, stats
         self.written = source.meta.shape if written is None else written
         self.plan, cells = plan_pieces(selection, source.meta.chunk_grid)
         self.cells = cells.cells  # [n, d]
@@ -51,17 +46,18 @@ class Update:
         self.there = np.all(self.low < np.array(self.written, np.int64).reshape(1, -1), axis=1)
         """[n]: the chunk may have been stored before."""
         self.whole = self._whole()
-        self.steps = [group.step for group in self.groups if isinstance(group, Span)]
-        self.simple = len(self.steps) == len(self.groups)
-
         self.decoded_nbytes = max([1, *(self.meta.chain(shape).spec.limit for shape in self.plan.shapes)])
         """Of the largest chunk."""
 
+    @abstractmethod
     def together(self, count: int) -> int:
-        """How many of `count` chunks a thread takes at a time: so few that all threads end together, so many
-        that small chunks are worth the turn."""
-        share = count // (4 * config.current().threads)
-        return max(min(_TOGETHER // self.decoded_nbytes, share, 256), 1)
+        """How many of `count` chunks a thread takes at a time."""
+
+    @abstractmethod
+    def encode(self, rows: Sequence[int], old: Mapping[int, Buffer | None]) -> dict[int, Buffer | None]:
+        """The chunks of some rows with their new values. `old`: the encoded bytes so far of those that have
+        any and are not written whole. None for one that holds the fill value alone; the old bytes themselves
+        if nothing changes."""
 
     def _whole(self) -> NDArray[np.bool_]:
         """[n]: every element of the chunk that the array has is written."""
@@ -74,11 +70,85 @@ class Update:
             whole &= self.plan.extent[:, g] == held
         return whole
 
-    def encoded(self, row: int, old: Buffer | None) -> Buffer | None:
-        """The chunk of a row with its new values. `old`: its encoded bytes so far, where it has any and is
-        not written whole. None if it holds the fill value alone; `old` itself if nothing changes."""
-        chain = self.meta.chain(self.plan.shapes[self.plan.shape[row]])
-        chunk, before = self._updated(row, chain, old)
+    def chain(self, row: int) -> Chain:
+        """The codecs of a row's chunk."""
+        return self.meta.chain(self.plan.shapes[self.plan.shape[row]])
+
+    def covers(self, row: int) -> bool:
+        """Whether a row's piece is its whole chunk."""
+        return bool(self.whole[row]) and self._inside(row) == self.plan.shapes[self.plan.shape[row]]
+
+    def _inside(self, row: int) -> tuple[int, ...]:
+        """The shape of a row's piece, for spans."""
+        return tuple(self.plan.extent[row].tolist())
+
+    def base(self, row: int, old: Buffer | None) -> tuple[NDArray[Any], NDArray[Any] | None]:
+        """What a row's piece is written into: the chunk's values so far, and the fill value where it has none
+        or lies beyond the array's end. And the values alone, where there are any."""
+        spec, before = self.chain(row).spec, None
+        chunk = np.empty(spec.shape, spec.dtype)
+        if old is None or self.whole[row] or not self.there[row]:
+            chunk[...] = self.fill
+            return chunk, None
+        self.source.check_encoded(memoryview(old).nbytes, spec.shape)
+        chunk[...] = before = self.chain(row).decode(old)
+        for axis, left in enumerate((np.array(self.written, np.int64) - self.low[row]).tolist()):
+            if left < spec.shape[axis]:
+                chunk[(slice(None),) * axis + (slice(left, None),)] = self.fill
+        return chunk, before
+
+    def located(self, error: GpuzarrError, row: int) -> GpuzarrError:
+        """The error with the array's name and the key of the object that a row is in."""
+        cell = [axis.chunk_of(self.low[row, i]) for i, axis in enumerate(self.meta.grid.axes)]
+        return self.source.located(error, self.source.key([int(i) for i in cell]))
+
+
+class HostUpdate(Update):
+    """A write of values in host memory: chunk by chunk, on many threads.
+
+    `flat`: carriers, of the selection's flat shape. `lazy`: chunks that have their new values already stay.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        selection: Selection,
+        flat: NDArray[Any],
+        stats: WriteStats,
+        written: tuple[int, ...] | None = None,
+        lazy: bool = False,
+    ) -> None:
+        super().__init__(source, selection, stats, written)
+        self.flat, self.lazy = flat, lazy
+        self.steps = [group.step for group in self.groups if isinstance(group, Span)]
+        self.simple = len(self.steps) == len(self.groups)
+
+    def together(self, count: int) -> int:
+        """So few that all threads end together, so many that small chunks are worth the turn."""
+        share = count // (4 * config.current().threads)
+        return max(min(_TOGETHER // self.decoded_nbytes, share, 256), 1)
+
+    def encode(self, rows: Sequence[int], old: Mapping[int, Buffer | None]) -> dict[int, Buffer | None]:
+        """See `Update`."""
+        made: dict[int, Buffer | None] = {}
+        for row in rows:
+            try:
+                made[row] = self._encode(row, old.get(row))
+            except GpuzarrError as error:
+                self.located(error, row)
+                raise
+        return made
+
+    def _encode(self, row: int, old: Buffer | None) -> Buffer | None:
+        chain = self.chain(row)
+        box, landing = self._box(row)
+        piece: NDArray[Any] = self.flat[landing]
+        before: NDArray[Any] | None = None
+        if self.covers(row):
+            chunk = piece
+        else:
+            chunk, before = self.base(row, old)
+            chunk[box] = piece
         if self.lazy and before is not None and same_bits(before, chunk):
             return old
         if not self.keep_empty and self._is_fill(chunk):
@@ -86,29 +156,6 @@ class Update:
             return None
         self.stats.add(chunks=1, read=int(before is not None))
         return encoded(chain, chunk)
-
-    def _updated(
-        self, row: int, chain: Chain, old: Buffer | None
-    ) -> tuple[NDArray[Any], NDArray[Any] | None]:
-        """The chunk's values, and those that it had. What lies beyond the array's end, or was never written,
-        is the fill value."""
-        spec, (box, landing) = chain.spec, self._box(row)
-        before: NDArray[Any] | None = None
-        if self.whole[row]:
-            piece: NDArray[Any] = self.flat[landing]
-            if piece.shape == spec.shape:
-                return piece, None
-        elif old is not None and self.there[row]:
-            self.source.check_encoded(memoryview(old).nbytes, spec.shape)
-            before = chain.decode(old)
-        chunk = np.empty(spec.shape, spec.dtype)
-        chunk[...] = self.fill if before is None else before
-        if before is not None:
-            for axis, left in enumerate((np.array(self.written, np.int64) - self.low[row]).tolist()):
-                if left < spec.shape[axis]:
-                    chunk[(slice(None),) * axis + (slice(left, None),)] = self.fill
-        chunk[box] = self.flat[landing]
-        return chunk, before
 
     def _box(self, row: int) -> tuple[Any, Any]:
         """The piece's index in its chunk and in the flat values."""
@@ -161,14 +208,24 @@ def same_bits(one: NDArray[Any], other: NDArray[Any]) -> bool:
 
 def encoded(chain: Chain, chunk: NDArray[Any]) -> Buffer:
     """One chunk, encoded; with `verify` decoded again and compared."""
+    stored = encode_stages(chain, chain.laid_out(chunk), len(chain.stages))
+    if config.current().verify:
+        check_decodes(chain, stored, chunk)
+    return stored
+
+
+def encode_stages(chain: Chain, value: Buffer | NDArray[Any], count: int) -> Buffer:
+    """The encoders of the first `count` stages. Values that one of them does not take are an
+    ArgumentError."""
     try:
-        stored = as_bytes(chain.encode(chunk)).data
-    except GpuzarrError:
-        raise
-    except MemoryError:
+        return as_bytes(chain.encode_stages(value, count)).data
+    except (GpuzarrError, MemoryError):
         raise
     except Exception as error:  # codec libraries raise what they like; here it gets one form
         raise ArgumentError(f"the values cannot be encoded: {error}") from error
-    if config.current().verify and not same_bits(chain.decode(stored), chunk):
+
+
+def check_decodes(chain: Chain, stored: Buffer, chunk: NDArray[Any]) -> None:
+    """Raise unless a chunk that was encoded decodes to its values."""
+    if not same_bits(chain.decode(stored), chunk):
         raise ChunkError("a chunk that was encoded does not decode to its values: is a codec lossy?")
-    return stored

@@ -18,11 +18,14 @@ from functools import partial
 from typing import Any, Final
 
 from gpuzarr import config
+from gpuzarr.device.base import Device
+from gpuzarr.device.choose import Place
+from gpuzarr.engine import cache
 from gpuzarr.engine.assemble import write_shards
 from gpuzarr.engine.source import ReadStats, Source
 from gpuzarr.engine.stats import WriteStats
 from gpuzarr.engine.turns import turn
-from gpuzarr.engine.update import Update
+from gpuzarr.engine.update import HostUpdate, Update
 from gpuzarr.engine.values import flat_values
 from gpuzarr.engine.workers import run_all
 from gpuzarr.errors import GpuzarrError, LimitError, ReadOnlyError
@@ -40,18 +43,24 @@ def write(
     selection: Selection,
     values: Any,
     stats: WriteStats,
+    place: Place | None = None,
     written: tuple[int, ...] | None = None,
     lazy: bool = False,
 ) -> None:
     """Set the selected elements. `values` are broadcast to the selection's shape and cast to the array's
-    type. `written` and `lazy` are those of `Update`. Behind an error some objects have the new values, the
-    others the old ones."""
+    type; those on the device of `place` are encoded there. `written` and `lazy` are those of `HostUpdate`.
+    Behind an error some objects have the new values, the others the old ones."""
     try:
         store = writable(source)
-        flat = flat_values(source, selection, values)
-        if not selection.size:
-            return
-        update = Update(source, selection, flat, stats, written, lazy)
+        device = None if place is None else place.device
+        update: Update | None = None
+        if device is not None and device.owns(values) and not lazy:
+            update = _on_device(source, selection, values, stats, device, written)
+        if update is None:
+            flat = flat_values(source, selection, values)
+            if not selection.size:
+                return
+            update = HostUpdate(source, selection, flat, stats, written, lazy)
         if source.meta.levels:
             write_shards(update, store)
         else:
@@ -61,6 +70,22 @@ def write(
         raise
     except MemoryError as error:
         raise LimitError(f"out of memory: {error}", array=source.name, hint="write it in parts") from error
+
+
+def _on_device(
+    source: Source,
+    selection: Selection,
+    values: Any,
+    stats: WriteStats,
+    device: Device,
+    written: tuple[int, ...] | None,
+) -> Update | None:
+    """A write whose chunks are encoded on the device; None if the host has to."""
+    from gpuzarr.engine.encode import DeviceUpdate, Values
+
+    given = Values.of(source, selection, values, device) if selection.size else None
+    update = None if given is None else DeviceUpdate(source, selection, given, stats, written)
+    return update if update is not None and update.takes_all() else None
 
 
 def writable(source: Source) -> WritableStore:
@@ -97,20 +122,15 @@ def _bundle(update: Update, store: WritableStore, rows: Sequence[int]) -> None:
         old = dict(zip(partly, found, strict=True))
         put: list[tuple[str, Buffer | Pieces]] = []
         gone: list[str] = []
-        for row in rows:
-            before = old.pop(row, None)
-            try:
-                stored = update.encoded(row, before)
-            except GpuzarrError as error:
-                source.located(error, keys[row])
-                raise
+        for row, stored in update.encode(rows, old).items():
             if stored is None:
                 gone.append(keys[row])
-            elif stored is not before:
+            elif stored is not old.get(row):
                 put.append((keys[row], stored))
         if put:
             store.put(put)
         if gone:
             store.delete(gone)
+        cache.forget(store, keys.values())
     nbytes = sum(memoryview(value).nbytes for _, value in put if not isinstance(value, list))
     update.stats.add(objects=len(put), removed=len(gone), bytes_written=nbytes)

@@ -53,7 +53,11 @@ def array_document(
         raise ArgumentError(f"order {order!r} is neither C nor F")
     shape, kind = whole_numbers(shape, "shape"), _dtype(dtype)
     itemsize = 16 if kind.kind in "OT" else kind.itemsize
-    levels = _levels(shape, chunks, shards, itemsize)
+    uneven = _uneven(shape, chunks)
+    if uneven is not None and (zarr_format == 2 or shards is not None):
+        what = "in Zarr v2" if zarr_format == 2 else "in shards"
+        raise ArgumentError(f"there are no chunks that differ in size {what}", hint="give them one shape")
+    levels = _levels(shape, chunks, shards, itemsize) if uneven is None else []
     if dimension_names is not None and len(dimension_names) != len(shape):
         raise ArgumentError(f"{len(dimension_names)} dimension names for {len(shape)} dimensions")
     if zarr_format == 2:
@@ -75,7 +79,7 @@ def array_document(
         "node_type": "array",
         "shape": list(shape),
         "data_type": encode.dtype_v3(_native(kind)),
-        "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": list(levels[0])}},
+        "chunk_grid": encode.regular(levels[0]) if uneven is None else encode.rectilinear(uneven),
         "chunk_key_encoding": {"name": "default", "configuration": {"separator": separator or "/"}},
         "fill_value": encode.fill(fill_value, _native(kind), 3),
         "codecs": _sharded(levels, _v3_codecs(codecs, kind, order, len(shape)), index_location),
@@ -144,7 +148,7 @@ def _levels(shape: Shape, chunks: Any, shards: Any, itemsize: int) -> list[Shape
         inner *= len(shape)
     outer: list[Shape] = []
     if shards == "auto":
-        outer = [_auto_shards(shape, inner, itemsize)]
+        outer = [_auto_shards(shape, inner, itemsize)] if len(inner) == len(shape) else []
     elif shards is not None:
         nested = isinstance(shards, Sequence) and any(isinstance(one, Sequence) for one in shards)
         outer = [whole_numbers(one, "shards", 1) for one in (shards if nested else [shards])]
@@ -156,6 +160,28 @@ def _levels(shape: Shape, chunks: Any, shards: Any, itemsize: int) -> list[Shape
         if any(n % c for n, c in zip(large, small, strict=True)):
             raise ArgumentError(f"chunks of {small} do not divide shards of {large}")
     return levels
+
+
+def _uneven(shape: Shape, chunks: Any) -> list[Any] | None:
+    """Chunk sizes along each axis as documents have them, where some axis lists its own; else None."""
+    if not isinstance(chunks, Sequence) or not any(_lists_sizes(one) for one in chunks):
+        return None
+    if len(chunks) != len(shape):
+        raise ArgumentError(f"chunk sizes along {len(chunks)} axes do not fit {len(shape)} dimensions")
+    found: list[Any] = []
+    for axis, (given, length) in enumerate(zip(chunks, shape, strict=True)):
+        sizes = whole_numbers([*given] if _lists_sizes(given) else given, f"chunks along axis {axis},", 1)
+        if not _lists_sizes(given):
+            found.append(sizes[0])
+            continue
+        if sum(sizes) != length and (length or not sizes):  # an axis of none grows into its chunks
+            raise ArgumentError(f"chunks along axis {axis} add up to {sum(sizes)}, not to its {length}")
+        found.append(encode.run_lengths(sizes))
+    return found
+
+
+def _lists_sizes(value: Any) -> bool:
+    return isinstance(value, (Sequence, np.ndarray)) and not isinstance(value, str)
 
 
 # ---- codecs

@@ -8,12 +8,13 @@ below consolidated metadata   none
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from gpuzarr.errors import ArgumentError, GpuzarrError, MetadataError, NotFoundError
 from gpuzarr.meta import consolidated, v2, v3
-from gpuzarr.meta.document import attributes, check_nbytes, dump, parse
+from gpuzarr.meta.document import attributes, check_nbytes, parse
 from gpuzarr.meta.model import ArrayMeta, GroupMeta, NodeMeta
 from gpuzarr.store.base import Buffer, Request, Store, WritableStore
 
@@ -42,37 +43,58 @@ def read_meta(store: Store, path: str) -> NodeMeta:
 
 
 def _read(store: Store, path: str) -> NodeMeta:
-    found = _fetch(store, join(path, "zarr.json"))
+    found = _document(store, path, "zarr.json")
     if found is not None:
-        return v3.node_meta(parse(found, "zarr.json"))
-    found = _fetch(store, join(path, ".zarray"))
+        return v3.node_meta(found)
+    found = _document(store, path, ".zarray")
     if found is not None:
-        return v2.array_meta(parse(found, ".zarray"))
-    found = _fetch(store, join(path, ".zgroup"))
+        return v2.array_meta(found)
+    found = _document(store, path, ".zgroup")
     if found is not None:
-        return _v2_group(store, path, found)
+        return v2_group(found, _document(store, path, ".zmetadata"))
     raise NotFoundError(f"no zarr.json, .zarray or .zgroup at {where(store, path)}", hint=_near(store, path))
 
 
-def _fetch(store: Store, key: str) -> Buffer | None:
-    """One document. A store that knows its size before it reads it asks `place`, which may refuse."""
+def _document(store: Store, path: str, name: str) -> dict[str, Any] | None:
+    (found,) = _fetch(store, [join(path, name)])
+    return None if found is None else parse(found, name)
 
-    def place(_: int, nbytes: int) -> memoryview:
-        check_nbytes(nbytes, key)
+
+def _fetch(store: Store, keys: Sequence[str]) -> list[Buffer | None]:
+    """Documents as bytes, in one batch. A store that knows sizes before it reads asks `place`, which may
+    refuse."""
+
+    def place(i: int, nbytes: int) -> memoryview:
+        check_nbytes(nbytes, keys[i])
         return memoryview(bytearray(nbytes))
 
-    (found,) = store.get_ranges([Request(key)], place)
-    return found
+    return store.get_ranges([Request(key) for key in keys], place)
 
 
-def _v2_group(store: Store, path: str, zgroup: Buffer) -> GroupMeta:
-    document = parse(zgroup, ".zgroup")
-    zmetadata = _fetch(store, join(path, ".zmetadata"))
+def read_documents(
+    store: Store, keys: Sequence[str], *, malformed: bool = False
+) -> list[dict[str, Any] | None]:
+    """The documents under some keys, in one batch; None where there is none. One that is malformed is a
+    MetadataError that names its place, or if `malformed` is set None as well."""
+    documents: list[dict[str, Any] | None] = []
+    for key, found in zip(keys, _fetch(store, keys) if keys else [], strict=True):
+        path, _, name = key.rpartition("/")
+        try:
+            documents.append(None if found is None else parse(found, name))
+        except GpuzarrError as error:
+            if not malformed or not isinstance(error, MetadataError):
+                raise error.located(array=where(store, path)) from None
+            documents.append(None)
+    return documents
+
+
+def v2_group(zgroup: Mapping[str, Any], zmetadata: Mapping[str, Any] | None) -> GroupMeta:
+    """The meaning of a .zgroup, and of the .zmetadata beside it if there is one."""
     if zmetadata is None:
-        return v2.group_meta(document)
-    children = consolidated.v2_children(parse(zmetadata, ".zmetadata"))
+        return v2.group_meta(zgroup)
+    children = consolidated.v2_children(zmetadata)
     own = children.pop("", None) or {}
-    return GroupMeta(attributes(own.get("zarr_attributes"), ".zattrs"), 2, document, children)
+    return GroupMeta(attributes(own.get("zarr_attributes"), ".zattrs"), 2, zgroup, children)
 
 
 def _near(store: Store, path: str) -> str | None:
@@ -105,8 +127,7 @@ def read_attributes(store: Store, path: str, meta: NodeMeta) -> Mapping[str, Any
     if meta.attributes is not None:
         return meta.attributes
     try:
-        found = _fetch(store, join(path, ".zattrs"))
-        return {} if found is None else parse(found, ".zattrs")
+        return _document(store, path, ".zattrs") or {}
     except GpuzarrError as error:
         error.located(array=where(store, path))
         raise
@@ -158,14 +179,31 @@ def _child(document: Mapping[str, Any], at: str, meta: GroupMeta, name: str) -> 
 
 def put_node(
     store: WritableStore, path: str, document: Mapping[str, Any], attrs: Mapping[str, Any] | None = None
-) -> None:
-    """Store a node's document; the attributes of v2 before it, in their own object."""
+) -> dict[str, Mapping[str, Any]]:
+    """Store a node's documents, and give them back."""
+    documents = documents_of(document, attrs or None)
+    for name, one in documents.items():
+        store.put([(join(path, name), written(one))])
+    return documents
+
+
+def documents_of(
+    document: Mapping[str, Any], attrs: Mapping[str, Any] | None
+) -> dict[str, Mapping[str, Any]]:
+    """What a node stores, by name: its document; those of v2 behind the attributes, if it has any."""
     if document["zarr_format"] == 3:
-        store.put([(join(path, "zarr.json"), dump(document))])
-        return
-    if attrs:
-        store.put([(join(path, ".zattrs"), dump(attrs))])
-    store.put([(join(path, ".zarray" if "shape" in document else ".zgroup"), dump(document))])
+        return {"zarr.json": document}
+    own = {".zarray" if "shape" in document else ".zgroup": document}
+    return own if attrs is None else {".zattrs": attrs, **own}
+
+
+def written(document: Mapping[str, Any]) -> bytes:
+    """A document as bytes, with what others put into attributes and JSON has not: NaN, half a surrogate
+    pair."""
+    try:
+        return json.dumps(document, indent=2, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return json.dumps(document, indent=2).encode()
 
 
 def require_no_array_above(store: Store, path: str) -> None:
@@ -198,10 +236,10 @@ def put_attributes(
 ) -> Mapping[str, Any]:
     """Replace a node's attributes; the node's document as it is now."""
     if meta.zarr_format == 2:
-        store.put([(join(path, ".zattrs"), dump(attrs))])
+        store.put([(join(path, ".zattrs"), written(attrs))])
         return meta.document
     document = {**meta.document, "attributes": dict(attrs)}
-    store.put([(join(path, "zarr.json"), dump(document))])
+    store.put([(join(path, "zarr.json"), written(document))])
     return document
 
 

@@ -1,8 +1,11 @@
-"""Data types and fill values as documents of both formats have them: `meta.dtypes` the other way round."""
+"""Data types, fill values and chunk grids as documents have them: `meta.dtypes` and `meta.v3` the other way
+round."""
 
 from __future__ import annotations
 
 import base64
+from collections.abc import Sequence
+from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -48,6 +51,24 @@ def dtype_v3(dtype: DType) -> Any:
         name = {"S": "null_terminated_bytes", "U": "fixed_length_utf32", "V": "raw_bytes"}[dtype.kind]
         return {"name": name, "configuration": {"length_bytes": dtype.itemsize}}
     raise ArgumentError(f"{dtype} is no data type of Zarr v3")
+
+
+def regular(chunk_shape: Sequence[int]) -> dict[str, Any]:
+    """A v3 `chunk_grid` of chunks of one shape."""
+    return {"name": "regular", "configuration": {"chunk_shape": list(chunk_shape)}}
+
+
+def rectilinear(chunk_shapes: Sequence[Any]) -> dict[str, Any]:
+    """A v3 `chunk_grid` with its own sizes along each axis (ZEP 3): one for all, or `run_lengths`."""
+    return {"name": "rectilinear", "configuration": {"kind": "inline", "chunk_shapes": list(chunk_shapes)}}
+
+
+def run_lengths(sizes: Sequence[int]) -> list[Any]:
+    """The sizes of chunks along an axis: `[[10, 3], 5]` for 10, 10, 10, 5, where that is shorter."""
+    runs = [(size, len(list(run))) for size, run in groupby(sizes)]
+    if len(runs) == len(sizes):
+        return [*sizes]
+    return [[size, count] if count > 1 else size for size, count in runs]
 
 
 def fill(value: Any, dtype: DType, zarr_format: int) -> Any:

@@ -27,6 +27,7 @@ _ARRAY_FIELDS = {
     *("fill_value", "attributes", "dimension_names", "storage_transformers"),
 }
 _MOST_LISTED = 1 << 22
+_SPARE = 1 << 16  # listed chunk sizes behind the end of an axis, from before the array shrank
 _GROUP_FIELDS = {"zarr_format", "node_type", "attributes", "consolidated_metadata"}
 
 
@@ -147,7 +148,7 @@ def _axis(value: Any, length: int) -> Axis:
     if not all(len(run) == 2 and all(type(n) is int and 0 < n < 1 << 62 for n in run) for run in runs):
         raise MetadataError(f"{value!r} is not a list of chunk sizes")
     total, chunks = sum(size * count for size, count in runs), sum(count for _, count in runs)
-    if total < length or chunks > max(length, 1) + len(runs) or total >= 1 << 62:
+    if total < length or chunks > max(length, _SPARE) + len(runs) or total >= 1 << 62:
         raise MetadataError(f"chunk sizes that sum to {total} do not fit an axis of {length}")
     _check_listed(chunks)
     return RectilinearAxis(length, np.repeat(*np.array(runs, np.int64).reshape(-1, 2).T))

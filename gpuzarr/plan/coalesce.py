@@ -16,7 +16,7 @@ def coalesce(plan: Plan, gap: int, limit: int) -> Plan:
         return plan  # already one request an object, in the order of the grid
     absent = plan.nbytes == ABSENT
     order = np.lexsort((plan.start, plan.key, absent))
-    plan = _taken(plan, order)
+    plan = plan.taken(order)
     n = int(len(plan) - absent.sum())
     key, start = plan.key[:n], plan.start[:n]
     end = start + plan.nbytes[:n]
@@ -28,8 +28,3 @@ def coalesce(plan: Plan, gap: int, limit: int) -> Plan:
     part = (end - run_start - 1) // limit
     new[1:] |= part[1:] != part[:-1]
     return replace(plan, request=np.append(np.flatnonzero(new), n).astype(np.int64))
-
-
-def _taken(plan: Plan, rows: np.ndarray[tuple[int], np.dtype[np.int64]]) -> Plan:
-    columns = ("key", "start", "nbytes", "shape", "chunk_lo", "out_lo", "extent")
-    return replace(plan, **{name: getattr(plan, name)[rows] for name in columns})

@@ -15,7 +15,7 @@ from gpuzarr.grid import Axis, Grid
 from gpuzarr.plan.table import WHOLE, Int64s, Plan, PointTable
 from gpuzarr.selection import Points, Selection, Span
 
-_MOST_ROWS = 1 << 27  # a row takes some 200 bytes
+MOST_ROWS = 1 << 27  # a row takes some 200 bytes
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -40,7 +40,7 @@ def plan_pieces(selection: Selection, grid: Grid) -> tuple[Plan, Cells]:
         axes = [group.axis] if isinstance(group, Span) else list(group.axes)
         cells[:, axes] = cut.cells[row]
         chunk_lo[:, g], out_lo[:, g], extent[:, g] = cut.chunk_lo[row], cut.out_lo[row], cut.extent[row]
-    shapes, shape = _shapes(grid, cells)
+    shapes, shape = shapes_of(grid, cells)
     plan = Plan(
         selection=selection,
         points=tuple(cut.points for cut in cuts),
@@ -58,7 +58,8 @@ def plan_pieces(selection: Selection, grid: Grid) -> tuple[Plan, Cells]:
     return plan, Cells(cells)
 
 
-def _shapes(grid: Grid, cells: Int64s) -> tuple[tuple[tuple[int, ...], ...], Int64s]:
+def shapes_of(grid: Grid, cells: Int64s) -> tuple[tuple[tuple[int, ...], ...], Int64s]:
+    """The shapes of the chunks at `cells`: those that occur, and which of them each has."""
     if grid.chunk_shape is not None:
         return (grid.chunk_shape,), np.zeros(len(cells), np.int64)
     unique, inverse = np.unique(grid.chunk_shapes(cells), axis=0, return_inverse=True)
@@ -77,8 +78,8 @@ class _Cut:
 
 
 def _check_rows(count: int) -> None:
-    if count > _MOST_ROWS:
-        raise LimitError(f"{count:,} chunks in one read, more than {_MOST_ROWS:,}", hint="read it in parts")
+    if count > MOST_ROWS:
+        raise LimitError(f"{count:,} chunks in one read, more than {MOST_ROWS:,}", hint="read it in parts")
 
 
 def _cut(group: Span | Points, grid: Grid) -> _Cut:

@@ -9,7 +9,6 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from math import prod
 
 import numpy as np
 
@@ -17,7 +16,7 @@ from gpuzarr.codecs.sharding import ABSENT as MISSING
 from gpuzarr.errors import GpuzarrError
 from gpuzarr.meta.model import ArrayMeta, ShardLevel
 from gpuzarr.plan.pieces import Cells
-from gpuzarr.plan.table import ABSENT, WHOLE, Int64s, Plan
+from gpuzarr.plan.table import ABSENT, WHOLE, Int64s, Plan, unique_rows
 from gpuzarr.store.base import Buffer, Request
 
 Read = Callable[[Sequence[Request]], list[Buffer | None]]
@@ -90,7 +89,7 @@ class Shards:
         for i, axis in enumerate(meta.grid.axes):
             shard[:, i] = axis.chunk_of(first[:, i])
             inside[:, i] = first[:, i] - axis.low(shard[:, i])
-        objects, key = _unique_rows(shard)
+        objects, key = unique_rows(shard)
         plan = replace(plan, objects=objects, key=key)
         shapes = meta.grid.chunk_shapes(objects)
         for level in meta.levels:
@@ -103,7 +102,7 @@ class Shards:
         """Go one level in: rows that point at shards come to point at chunks."""
         present = np.flatnonzero(plan.nbytes != ABSENT)
         place = np.stack((plan.key[present], plan.start[present], plan.nbytes[present]), axis=1)
-        shards, member = _unique_rows(place)
+        shards, member = unique_rows(place)
         counts = shapes[shards[:, 0]] // np.array(level.chunk_shape, np.int64)
         counts = counts[:, list(level.axes)]  # in the order of the index's axes
         indexes = self._indexes(plan, level, shards, counts)
@@ -156,17 +155,3 @@ class Shards:
             if indexes[i] is not None:  # a shard that is not there yet may be written any time
                 self.cache.put(places[i], indexes[i], version)
         return indexes
-
-
-def _unique_rows(table: Int64s) -> tuple[Int64s, Int64s]:
-    """The distinct rows in order, and for each row of `table` which one it is."""
-    if table.shape[1] == 0:
-        return table[:1], np.zeros(len(table), np.int64)
-    lows = table.min(axis=0, initial=0)
-    spans = table.max(axis=0, initial=0) - lows + 1
-    if prod(spans.tolist()) < 1 << 62:  # as one number a row, which sorts fast
-        label = np.ravel_multi_index(tuple((table - lows).T), tuple(spans.tolist()))
-        _, first, inverse = np.unique(label, return_index=True, return_inverse=True)
-        return table[first], inverse.reshape(-1).astype(np.int64)
-    unique, inverse = np.unique(table, axis=0, return_inverse=True)
-    return unique, inverse.reshape(-1).astype(np.int64)

@@ -11,7 +11,8 @@ which bytes encode its chunk, and which box of the chunk goes to which box of th
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from math import prod
 
 import numpy as np
 from numpy.typing import NDArray
@@ -65,10 +66,35 @@ class Plan:
     """[r + 1]: rows `request[i]` to `request[i + 1]` are fetched by request i. Rows behind the last are
     ABSENT."""
 
+    slot: Int64s | None = None
+    """[n]: of a read of many boxes, the chunk's place in `boxes.Pieces`, which then has the columns of
+    pieces."""
+
     def __len__(self) -> int:
         return len(self.key)
+
+    def taken(self, rows: Int64s) -> Plan:
+        """Some rows of a plan. Its requests are for another to make."""
+        columns = ("key", "start", "nbytes", "shape", "chunk_lo", "out_lo", "extent")
+        values = {name: getattr(self, name)[rows] for name in columns}
+        slot = None if self.slot is None else self.slot[rows]
+        return replace(self, **values, slot=slot, request=np.arange(len(rows) + 1, dtype=np.int64))
 
     @property
     def requests(self) -> int:
         """Number of requests."""
         return len(self.request) - 1
+
+
+def unique_rows(table: Int64s) -> tuple[Int64s, Int64s]:
+    """The distinct rows in order, and for each row of `table` which one it is."""
+    if table.shape[1] == 0:
+        return table[:1], np.zeros(len(table), np.int64)
+    lows = table.min(axis=0, initial=0)
+    spans = table.max(axis=0, initial=0) - lows + 1
+    if prod(spans.tolist()) < 1 << 62:  # as one number a row, which sorts fast
+        label = np.ravel_multi_index(tuple((table - lows).T), tuple(spans.tolist()))
+        _, first, inverse = np.unique(label, return_index=True, return_inverse=True)
+        return table[first], inverse.reshape(-1).astype(np.int64)
+    unique, inverse = np.unique(table, axis=0, return_inverse=True)
+    return unique, inverse.reshape(-1).astype(np.int64)

@@ -17,6 +17,11 @@ class MappingStore:
     url: str = "memory:"
     traits: Traits = field(default_factory=Traits)
 
+    @property
+    def identity(self) -> object:
+        """Stores of one mapping are the same store."""
+        return _Same(self.mapping)
+
     def get_ranges(self, requests: Sequence[Request], place: Place | None = None) -> list[Buffer | None]:
         """The values themselves, not copies."""
         found: list[Buffer | None] = []
@@ -81,3 +86,18 @@ class MappingStore:
     def list_dir(self, prefix: str = "") -> Iterator[str]:
         """Names in the mapping's order."""
         return below(iter(list(self.mapping)), prefix)
+
+
+class _Same:
+    """Equal to what wraps the same object."""
+
+    __slots__ = ("of",)
+
+    def __init__(self, of: object) -> None:
+        self.of = of
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Same) and other.of is self.of
+
+    def __hash__(self) -> int:
+        return id(self.of)

@@ -1,5 +1,6 @@
 """Real nvCOMP: every algorithm, every kind of stream that is handed to it, values compared with what was
-compressed; what it must not see stays away from it."""
+compressed; what it must not see stays away from it. What it compresses is decoded by host libraries and by
+itself."""
 
 from __future__ import annotations
 
@@ -139,3 +140,117 @@ def test_snappy(cuda: CudaDevice) -> None:
     found = download(lane, dst)
     assert lane.take_faults().tolist() == []
     assert [found[64 * i :][: len(one)] for i, one in enumerate(texts)] == texts
+
+
+# ---- compression
+
+
+def compress(cuda: CudaDevice, plain: list[bytes]) -> tuple[list[bytes], list[int]]:
+    """What `Lane.compress` makes of strings that lie one behind the other, and which were at fault. What was
+    not is decompressed again on the device."""
+    from gpuzarr.device.base import Streams, Uncompressed
+    from gpuzarr.testing.device import download
+
+    lane = cuda.lane()
+    nbytes = np.array([len(one) for one in plain], np.int64)
+    largest, rows = int(nbytes.max()), len(plain)
+    pitch = lane.compress_bound("zstd", largest)
+    offset = np.arange(rows, dtype=np.int64) * pitch
+    sizes, dst, again = lane.empty(8 * rows), lane.empty(rows * pitch), lane.empty(rows * pitch)
+    strings = Uncompressed(
+        src=lane.upload(np.frombuffer(b"".join(plain), np.uint8)),
+        src_offset=np.cumsum(nbytes) - nbytes,
+        src_nbytes=nbytes,
+        dst=dst,
+        dst_offset=offset,
+        dst_nbytes=sizes,
+        owner=np.arange(rows, dtype=np.int32),
+        count=rows,
+        largest=largest,
+    )
+    lane.compress("zstd", strings, lane.faults(rows))
+    encoded, found = download(lane, dst), np.frombuffer(download(lane, sizes), np.int64)
+    faults = lane.take_faults().tolist()
+    assert found[faults].tolist() == [0] * len(faults)
+    streams = [encoded[at:][:n] for at, n in zip(offset, found, strict=True)]
+    rows_again = Streams(
+        src=dst,
+        src_offset=offset,
+        src_nbytes=sizes,
+        dst=again,
+        dst_offset=offset,
+        dst_nbytes=nbytes,
+        owner=np.arange(rows, dtype=np.int32),
+        count=rows,
+        largest=largest,
+        total=int(nbytes.sum()),
+    )
+    lane.decompress("zstd", rows_again, lane.faults(rows))
+    decoded = download(lane, again)
+    assert lane.take_faults().tolist() == faults
+    for i, one in enumerate(plain):
+        assert i in faults or decoded[offset[i] :][: len(one)] == one
+    return streams, faults
+
+
+@pytest.mark.parametrize(
+    "nbytes", [1, 255, 256, 257, 4096, 65535, 65536, 65537, 65791, 65792, 131073, 1 << 20]
+)
+def test_strings_of_every_size(cuda: CudaDevice, nbytes: int) -> None:
+    """Each becomes a frame that says its size, of at most the bound; one of less than 256 bytes may be left
+    to the host."""
+    texts = [
+        plain(nbytes - i % 2, kind).tobytes() for i, kind in enumerate(("noise", "text", "same", "text") * 2)
+    ]
+    texts = [one for one in texts if one]
+    streams, faults = compress(cuda, texts)
+    bound = nvcomp.load().compress_bound("zstd", nbytes)
+    for i, one in enumerate(texts):
+        if i in faults:
+            assert len(one) < 256
+            continue
+        assert bytes(numcodecs.zstd.decompress(streams[i])) == one
+        assert len(streams[i]) <= bound
+
+
+def test_compression_is_worth_it(cuda: CudaDevice) -> None:
+    """Text about as well as the lowest level of the host's library, and noise hardly larger than it was."""
+    texts = [plain(1 << 20, kind).tobytes() for kind in ("text", "same", "noise")]
+    streams, faults = compress(cuda, texts)
+    assert faults == []
+    for one, stream in zip(texts, streams, strict=True):
+        assert len(stream) < 1.3 * len(numcodecs.zstd.compress(one, 1)) + 1000
+
+
+def test_one_huge_string(cuda: CudaDevice) -> None:
+    """More than the 16 MiB that were once the limit."""
+    values = plain(40 << 20, "text").tobytes()
+    streams, faults = compress(cuda, [values])
+    assert faults == []
+    assert bytes(numcodecs.zstd.decompress(streams[0])) == values
+
+
+def test_very_many_small_strings(cuda: CudaDevice) -> None:
+    texts = [plain(300 + i % 50, "text").tobytes() for i in range(5000)]
+    streams, faults = compress(cuda, texts)
+    assert faults == []
+    assert all(
+        bytes(numcodecs.zstd.decompress(one)) == text for one, text in zip(streams, texts, strict=True)
+    )
+
+
+def test_what_a_compressor_asks_for(cuda: CudaDevice) -> None:
+    """Once no more than a GiB, and with each frame no more than is counted."""
+    from gpuzarr.codecs.zstd import zstd_compress_scratch
+
+    library = nvcomp.load()
+
+    def asked(count: int, nbytes: int) -> int:
+        with cuda.using("asking nvCOMP"):
+            return library.compress_scratch_nbytes("zstd", count, nbytes, count * nbytes)
+
+    once = asked(1, 1)
+    assert once <= 1 << 30
+    for nbytes in (4096, 1 << 16, 1 << 20, 16 << 20, 64 << 20):
+        for count in (1, 64, 1000):
+            assert asked(count, nbytes) - once <= count * zstd_compress_scratch(nbytes), (count, nbytes)

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import gpuzarr
+from tests.devices import DEVICES, on_device
 from tests.property.test_reads import equal, slices
 
 zarr = pytest.importorskip("zarr", reason="zarr-python, which reads what was written, is not installed")
@@ -22,6 +23,7 @@ CODECS: list[Any] = [
     "auto",
     ["zstd"],
     ["gzip"],
+    [{"name": "blosc", "configuration": {"cname": "lz4", "clevel": 5, "shuffle": "shuffle"}}],
     [{"name": "blosc", "configuration": {"cname": "zstd", "clevel": 1, "shuffle": "bitshuffle"}}],
 ]
 
@@ -39,8 +41,8 @@ def draw_values(data: st.DataObject, shape: tuple[int, ...], dtype: np.dtype[Any
 class Model:
     """A stored array and the NumPy array that it should equal."""
 
-    def __init__(self, data: st.DataObject) -> None:
-        self.data, draw = data, data.draw
+    def __init__(self, data: st.DataObject, device: str = "cpu") -> None:
+        self.data, self.device, draw = data, device, data.draw
         self.objects: dict[str, bytes] = {}
         shape = tuple(draw(st.lists(st.integers(0, 11), max_size=3)))
         dtype = np.dtype(draw(st.sampled_from(DTYPES)))
@@ -58,10 +60,16 @@ class Model:
             outer = tuple(s * draw(st.integers(1, 2)) for s in shards)
             options["shards"] = draw(st.sampled_from([shards, [outer, shards]]))
             options["index_location"] = draw(st.sampled_from(["start", "end"]))
-        made = gpuzarr.create_array(self.objects, "a", shape=shape, dtype=dtype, device="cpu", **options)
+        made = gpuzarr.create_array(self.objects, "a", shape=shape, dtype=dtype, device=device, **options)
         self.array = made
         self.whole = np.full(shape, made.fill_value, made.dtype)
         self.attributes: dict[str, Any] = {}
+
+    def given(self, values: np.ndarray) -> Any:
+        """Values on the device, most of the time, if it takes them."""
+        if self.device == "cpu" or self.data.draw(st.integers(0, 4)) == 0:
+            return values
+        return on_device(values, self.device)
 
     # ---- steps
 
@@ -79,7 +87,7 @@ class Model:
         narrow = tuple(n if self.data.draw(st.booleans()) else 1 for n in shape)
         narrow = narrow[self.data.draw(st.integers(0, len(narrow))) :]
         values = draw_values(self.data, narrow, self.cast())
-        self.array[key] = values
+        self.array[key] = self.given(values)
         self.whole[key] = values
 
     def cast(self) -> np.dtype[Any]:
@@ -96,7 +104,7 @@ class Model:
             for one, n in zip(lists, self.whole.shape, strict=True)
         )
         values = draw_values(self.data, tuple(map(len, lists)), self.whole.dtype)
-        self.array.oindex[key] = values
+        self.array.oindex[key] = self.given(values)
         lists = [np.flatnonzero(one) if one.dtype == bool else one for one in key]
         self.whole[np.ix_(*lists)] = values
 
@@ -119,7 +127,7 @@ class Model:
         cell = tuple(self.data.draw(st.integers(0, n - 1)) for n in grid.shape)
         box = tuple(slice(i * c, (i + 1) * c) for i, c in zip(cell, grid.chunk_shape or (), strict=True))
         values = draw_values(self.data, self.whole[box].shape, self.whole.dtype)
-        self.array.blocks[cell] = values
+        self.array.blocks[cell] = self.given(values)
         self.whole[box] = values
 
     def some(self, length: int) -> np.ndarray:
@@ -142,7 +150,7 @@ class Model:
         shape = list(self.whole.shape)
         shape[axis] = self.data.draw(st.integers(0, 9))
         values = draw_values(self.data, tuple(shape), self.whole.dtype)
-        self.array.append(values, axis)
+        self.array.append(self.given(values), axis)
         self.whole = np.concatenate((self.whole, values), axis)
 
     def attribute(self) -> None:
@@ -151,12 +159,12 @@ class Model:
         self.attributes = {**self.attributes, name: value}
 
     def reopen(self) -> None:
-        self.array = gpuzarr.open_array(self.objects, "a", mode="r+", device="cpu")
+        self.array = gpuzarr.open_array(self.objects, "a", mode="r+", device=self.device)
 
     # ---- what has to hold
 
     def check(self) -> None:
-        equal(self.array.read(), self.whole)
+        equal(gpuzarr.open_array(self.objects, "a", device="cpu").read(), self.whole)
         assert self.array.attrs == {key: value for key, value in self.attributes.items() if value is not None}
         documents = ("zarr.json", ".zarray", ".zgroup", ".zattrs")
         for key in self.objects:  # nothing is stored outside of the grid
@@ -181,10 +189,11 @@ STEPS = [
 
 @pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")
 @pytest.mark.filterwarnings("ignore::numpy.exceptions.ComplexWarning")
-@given(st.data())
-@settings(max_examples=150)
-def test_lives(data: st.DataObject) -> None:
-    model = Model(data)
+@pytest.mark.parametrize("device", ["cpu", *DEVICES])
+@given(data=st.data())
+@settings(max_examples=60)
+def test_lives(device: str, data: st.DataObject) -> None:
+    model = Model(data, device)
     for _ in range(data.draw(st.integers(1, 6))):
         data.draw(st.sampled_from(STEPS))(model)
         model.check()
@@ -192,5 +201,5 @@ def test_lives(data: st.DataObject) -> None:
     model.check()
     model.check_peer()
     if data.draw(st.booleans()):  # a whole write in one stroke leaves as little behind as many
-        model.array[...] = model.whole
+        model.array[...] = model.given(model.whole)
         model.check()

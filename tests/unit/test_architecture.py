@@ -11,13 +11,15 @@ import gpuzarr
 
 PACKAGE = Path(gpuzarr.__file__).parent
 
-# Each room may import those below it. `cli, integrations → api → …`
+# Each room may import those below it. `cli, integrations → ome → api → …`
 FLOORS = [
-    {"cli", "integrations", "testing", "__main__", "__init__"},
+    {"cli", "integrations", "loading", "testing", "__main__", "__init__"},
+    {"ome", "loading"},
     {"api"},
     {"copying", "progress"},
     {"group"},
-    {"patches", "array"},
+    {"array"},
+    {"html"},
     {"engine"},
     {"plan"},
     {"meta"},
@@ -40,6 +42,7 @@ OPTIONAL_ROOMS = {
     "imagecodecs": {"codecs/generic.py"},
     "rich": {"cli", "progress.py"},
     "PIL": {"cli"},
+    "torch": {"loading/torch.py"},
 }
 
 
@@ -100,10 +103,12 @@ def test_public_names() -> None:
         "WriteStats",
         "configure",
         "configured",
+        "consolidate",
         "copy",
         "create_array",
         "create_group",
         "load",
+        "ome",
         "open",
         "open_array",
         "save",

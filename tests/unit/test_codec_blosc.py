@@ -9,9 +9,11 @@ import numcodecs
 import numpy as np
 import pytest
 
-from gpuzarr.codecs import blosc as module
+from gpuzarr.codecs import blosc as blosc_codec
+from gpuzarr.codecs import blosc_header as module
 from gpuzarr.codecs.base import ChunkSpec, as_bytes
-from gpuzarr.codecs.blosc import Blosc, read_header
+from gpuzarr.codecs.blosc import Blosc
+from gpuzarr.codecs.blosc_header import read_header
 from gpuzarr.errors import ArgumentError, ChunkError, MetadataError, UnsupportedError
 
 VALUES = (np.arange(3000) // 7).astype("<i4")
@@ -98,7 +100,7 @@ def test_the_same_bytes_as_numcodecs() -> None:
 
 
 def test_a_chunk_beyond_int32(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "MAX_NBYTES", 11999)
+    monkeypatch.setattr(blosc_codec, "MAX_NBYTES", 11999)
     with pytest.raises(ArgumentError, match="use smaller chunks"):
         Blosc().encode(VALUES, SPEC)
 

@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 import gpuzarr
 from gpuzarr import ReadStats, config
 from gpuzarr.device import catalogue, cuda, cuda_memory, nvrtc
+from gpuzarr.device.base import Uncompressed
 from gpuzarr.device.choose import choose
 from gpuzarr.device.cuda import CudaDevice
 from gpuzarr.device.cuda_memory import CudaBuffer, extent, form
@@ -641,6 +642,56 @@ def test_other_errors_pass_as_they_are(machine: Machine) -> None:
     with config.configured(strict=1), pytest.raises(DeviceError, match=r"no \(10\)"):
         array[:]
     lane.synchronize()
+
+
+def strings(lane: Any, plain: bytes, count: int) -> Uncompressed:
+    """So many times the same, at multiples of 16."""
+    step, pitch = -(-len(plain) // 16) * 16, lane.compress_bound("zstd", len(plain))
+    return Uncompressed(
+        src=lane.upload(np.frombuffer(plain.ljust(step, b"\0") * count, np.uint8)),
+        src_offset=np.arange(count, dtype=np.int64) * step,
+        src_nbytes=np.full(count, len(plain), np.int64),
+        dst=lane.empty(count * pitch),
+        dst_offset=np.arange(count, dtype=np.int64) * pitch,
+        dst_nbytes=lane.empty(8 * count),
+        owner=np.arange(count, dtype=np.int32),
+        count=count,
+        largest=len(plain),
+    )
+
+
+def test_compression_runs_on_the_lanes_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the lane's order. nvCOMP is asked for scratch before: of that device, whichever is the thread's."""
+    for order in fake_cupy.ORDERS:
+        machine = install(monkeypatch, order, devices=2, small=False)
+        lane = CudaDevice.named("cuda:1").lane()
+        machine.calls.clear()
+        made = strings(lane, b"abc" * 1000, 3)
+        lane.compress("zstd", made, lane.faults(3))
+        assert "nvcomp" not in machine.calls
+        encoded, nbytes = download(lane, made.dst), np.frombuffer(download(lane, made.dst_nbytes), np.int64)
+        started = [name for name in machine.calls if name.startswith(("gz_", "nvcomp"))]
+        assert started == ["gz_strings", "nvcomp", "gz_compressed"]
+        assert lane.take_faults().tolist() == []
+        for at, n in zip(made.dst_offset, nbytes, strict=True):
+            assert bytes(numcodecs.zstd.decompress(encoded[at:][:n])) == b"abc" * 1000
+        assert machine.device == 0
+
+
+def test_compression_that_does_not_start(machine: Machine) -> None:
+    """Is nvCOMP's error; memory that is short for its scratch is a LimitError, before anything is started."""
+    lane = device().lane()
+    made = strings(lane, b"abc" * 1000, 3)
+    machine.fail["nvcomp"] = DeviceError("nvcompBatchedZstdCompressAsync: no (10)")
+    lane.compress("zstd", made, lane.faults(3))
+    with pytest.raises(DeviceError, match=r"no \(10\)"):
+        lane.synchronize()
+    lane = device().lane()
+    made, fault = strings(lane, b"abc" * 100_000, 3), lane.faults(3)
+    machine.total = machine.live_nbytes() + 1000
+    with pytest.raises(LimitError, match=r"1800960 bytes: Out of memory.*lower wave_nbytes"):
+        lane.compress("zstd", made, fault)
+    assert "nvcomp" not in machine.calls[machine.calls.index("nvcomp") + 1 :]
 
 
 def test_reset_and_faults_come_after_synchronize(machine: Machine) -> None:

@@ -15,7 +15,7 @@ from numcodecs import blosc
 
 import gpuzarr
 from gpuzarr import ReadStats
-from gpuzarr.codecs import blosc as module
+from gpuzarr.codecs import blosc_header as module
 from gpuzarr.codecs.base import Batch, ChunkSpec, Stored
 from gpuzarr.codecs.blosc import Blosc, Notes
 from gpuzarr.codecs.chain import bind
