@@ -17,11 +17,11 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from gpuzarr.array import Array
 from gpuzarr.codecs.base import Codec
 from gpuzarr.engine.explain import size_text
 from gpuzarr.errors import GpuzarrError
 from gpuzarr.grid import Axis
+from gpuzarr.meta.model import ArrayMeta
 from gpuzarr.store.memory import MappingStore
 
 _ROWS = 60  # members of a group, attributes of a node
@@ -47,8 +47,8 @@ class Level(Protocol):
         ...
 
     @property
-    def array(self) -> Array:
-        """Its elements."""
+    def array(self) -> Any:
+        """Its elements, a `gpuzarr.Array`."""
         ...
 
     @property
@@ -60,8 +60,8 @@ class Level(Protocol):
 # ---- what is shown
 
 
-def describe_array(array: Array) -> str:
-    """An array as HTML."""
+def describe_array(array: Any) -> str:
+    """A `gpuzarr.Array` as HTML."""
     meta, names = array.metadata, _names(array)
     counts = [f"{prod(grid.shape):,} of them" for grid in (meta.chunk_grid, meta.grid)]
     rows = [("shape", _named(array.shape, names)), ("type", str(array.dtype))]
@@ -152,24 +152,24 @@ def _named(sizes: Sequence[int], names: Sequence[str | None]) -> str:
     return f"{_by(sizes)} ({' '.join(name or '–' for name in names)})"
 
 
-def _names(array: Array) -> Sequence[str | None]:
+def _names(array: Any) -> Sequence[str | None]:
     """The names of the dimensions, where they are known; v2 has them among the attributes."""
     known = array.metadata.attributes if array._attributes is None else array._attributes
     return () if array.zarr_format == 2 and known is None else array.dimension_names or ()
 
 
-def _cut(array: Array) -> str:
+def _cut(array: Any) -> str:
     grid = array.metadata.chunk_grid
     if grid.chunk_shape is not None:
         return _by(grid.chunk_shape)
     return " × ".join(f"{axis.count:,} varying" for axis in grid.axes)
 
 
-def _shards(array: Array) -> str:
+def _shards(array: Any) -> str:
     return _by(array.shards) if array.shards else ""
 
 
-def _each(array: Array) -> str:
+def _each(array: Any) -> str:
     shape = array.metadata.chunk_grid.chunk_shape
     if shape is None or not array.metadata.has_bytes:
         return ""
@@ -195,12 +195,12 @@ def _value(value: Any) -> str:
     return repr(str(value)) if isinstance(value, str) else str(value)
 
 
-def _size(array: Array) -> str:
+def _size(array: Any) -> str:
     stored = _stored(array)
     return size_text(array.nbytes) + ("" if stored is None else f" decoded, {size_text(stored)} stored")
 
 
-def _stored(array: Array) -> int | None:
+def _stored(array: Any) -> int | None:
     """Bytes of an array's objects, where they lie in memory."""
     store = array.store
     if (
@@ -254,7 +254,7 @@ def _facts(group: Any, path: str) -> list[str]:
         node = group[path]
     except GpuzarrError as error:
         return [f"<span {_NOTE}>cannot be read: {text(error, 120)}</span>", *[""] * 5]
-    if not isinstance(node, Array):
+    if not isinstance(node.metadata, ArrayMeta):
         return [""] * 6
     cells = (
         _named(node.shape, _names(node)),
@@ -269,7 +269,7 @@ def _facts(group: Any, path: str) -> list[str]:
 # ---- the picture
 
 
-def _picture(array: Array, names: Sequence[str | None], longest: float = _SIDE, plain: bool = False) -> str:
+def _picture(array: Any, names: Sequence[str | None], longest: float = _SIDE, plain: bool = False) -> str:
     """An array's last three dimensions as a box that is cut along its chunks and shards; those before in
     words. `plain`: without words."""
     shape, meta = array.shape, array.metadata

@@ -19,7 +19,7 @@
 //
 // What bounds it (untested): a window waits some 150 cycles for its own bytes and the table, a sequence as
 // long for the bytes that it compares, one after the other. So streams should be many, rather than large. An
-// SM of compute capability 9.0 has shared memory for 13 tables, and registers for 20 warps.
+// SM of compute capability 9.0 has shared memory for 13 tables, and registers for more.
 #include "gz.cuh"
 
 const u32 SLOT_BITS = 12, SLOTS = 1 << SLOT_BITS;

@@ -18,15 +18,17 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from math import inf, isfinite, prod
 from operator import index
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gpuzarr.device.base import Device, DeviceBuffer, Lane
-from gpuzarr.engine.landing import Target
 from gpuzarr.errors import ArgumentError
 from gpuzarr.meta.model import ArrayMeta
+
+if TYPE_CHECKING:  # hosts need not load it
+    from gpuzarr.engine.landing import Target
 
 DType = np.dtype[Any]
 
