@@ -265,6 +265,13 @@ class Codec:
         than `decoded.limit` bytes are produced."""
         raise NotImplementedError
 
+    def decode_part(
+        self, chunk: Buffer, decoded: ChunkSpec, out: NDArray[np.uint8], begin: int, end: int
+    ) -> bool:
+        """Decode at least the bytes from `begin` up to `end` to their places in `out`, which has all of
+        `decoded.nbytes`, if that is less work than `decode`; False, and `out` as it was, if not."""
+        return False
+
     def encode(self, chunk: Buffer, decoded: ChunkSpec) -> Buffer:
         """One decoded chunk, encoded."""
         raise NotImplementedError

@@ -50,6 +50,7 @@ from gpuzarr.codecs.blosc_header import (
     UNSPLIT,
     ZLIB,
     ZSTD,
+    blocks_of,
     read_header,
 )
 from gpuzarr.codecs.planes import Shuffled
@@ -136,6 +137,28 @@ class Blosc(Shuffled):
         except RuntimeError as error:
             raise ChunkError(f"damaged Blosc blocks: {error}") from error
         return plain
+
+    def decode_part(
+        self, chunk: Buffer, decoded: ChunkSpec, out: NDArray[np.uint8], begin: int, end: int
+    ) -> bool:
+        """Only the blocks that hold the bytes, where these are a part of all."""
+        stored = as_bytes(chunk)
+        header = read_header(stored)
+        check_size(header.nbytes, decoded)
+        if header.memcpyed:
+            out[begin:end] = stored[HEADER.size + begin : HEADER.size + end]
+            return True
+        if header.inner == SNAPPY:
+            return False
+        found = blocks_of(stored, header, begin, end)
+        if found is None:
+            return False
+        container, first, nbytes = found
+        try:
+            blosc.decompress(container, out[first : first + nbytes])
+        except RuntimeError as error:
+            raise ChunkError(f"damaged Blosc blocks: {error}") from error
+        return True
 
     def encode(self, chunk: Buffer, decoded: ChunkSpec) -> Buffer:
         """One container of at most 2³¹−17 plain bytes."""

@@ -95,3 +95,30 @@ def _read_sizes(stored: NDArray[np.uint8]) -> Header:
     if blocksize % header.splits:  # c-blosc would leave the rest of each block as it finds it
         raise ChunkError(f"Blosc blocks of {blocksize} bytes in {header.splits} streams")
     return header
+
+
+def blocks_of(
+    stored: NDArray[np.uint8], header: Header, begin: int, end: int
+) -> tuple[NDArray[np.uint8], int, int] | None:
+    """A container of the blocks that hold the plain bytes from `begin` up to `end`: each is compressed by
+    itself, so that a header before some of them is all it takes. Also where its plain bytes begin, and how
+    many they are. None where nearly all blocks are wanted, or where they do not lie in order."""
+    size, count = header.blocksize, -(-header.nbytes // header.blocksize)
+    first, last = begin // size, -(-end // size)
+    if last == count and header.nbytes % size and last - first == 1:
+        first -= 1  # c-blosc takes no container of less than a block
+    if first < 0 or last <= first or 4 * (last - first) > 3 * count:
+        return None
+    starts = stored[HEADER.size : HEADER.size + 4 * count].view("<i4")
+    if np.any(starts[1:] <= starts[:-1]):
+        return None
+    here = int(starts[first])
+    there = int(starts[last]) if last < count else header.cbytes
+    lead = HEADER.size + 4 * (last - first)
+    made = np.empty(lead + there - here, np.uint8)
+    made[:4] = stored[:4]
+    nbytes = min(last * size, header.nbytes) - first * size
+    made[4:16].view("<i4")[:] = nbytes, size, made.nbytes
+    made[16:lead].view("<i4")[:] = starts[first:last] - here + lead
+    made[lead:] = stored[here:there]
+    return made, first * size, nbytes

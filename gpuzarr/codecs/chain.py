@@ -65,6 +65,11 @@ class Chain:
         return swap_unit(self.layout.dtype, self.spec.dtype)
 
     @property
+    def parts(self) -> bool:
+        """Decoding a part of a chunk may be less work than all of it."""
+        return bool(self.stages) and type(self.stages[-1].codec).decode_part is not Codec.decode_part
+
+    @property
     def strides(self) -> tuple[int, ...]:
         """Bytes between neighbours along each axis of the chunk, in its decoded bytes."""
         strides = [0] * len(self.axes)
@@ -74,21 +79,34 @@ class Chain:
             step *= self.layout.shape[place]
         return tuple(strides)
 
-    def decode(self, chunk: Buffer, out: NDArray[np.uint8] | None = None) -> NDArray[Any]:
+    def decode(
+        self, chunk: Buffer, out: NDArray[np.uint8] | None = None, part: tuple[int, int] | None = None
+    ) -> NDArray[Any]:
         """One chunk as an array of `spec.shape`, perhaps a view with other strides or byte order than
         `spec.dtype`'s.
 
         `out`, of `layout.nbytes` bytes, may be decoded into; the result then shares its memory. Anything
-        wrong with the bytes is a ChunkError that names the codec.
+        wrong with the bytes is a ChunkError that names the codec. `part`: of the decoded bytes only those
+        from the first number up to the second are looked at, and the others may be anything.
         """
-        return self.arranged(self.run(chunk, 0, len(self.stages), out))
+        return self.arranged(self.run(chunk, 0, len(self.stages), out, part))
 
-    def run(self, chunk: Buffer, first: int, last: int, out: NDArray[np.uint8] | None = None) -> Buffer:
-        """Stages `first` to `last` (exclusive) on the host. `out` is for what the last of them gives."""
+    def run(
+        self,
+        chunk: Buffer,
+        first: int,
+        last: int,
+        out: NDArray[np.uint8] | None = None,
+        part: tuple[int, int] | None = None,
+    ) -> Buffer:
+        """Stages `first` to `last` (exclusive) on the host. `out` is for what the last of them gives, `part`
+        what is wanted of it."""
         for position in range(first, last):
             stage = self.stages[position]
             try:
                 into = out if position == last - 1 else None
+                if part and into is not None and stage.codec.decode_part(chunk, stage.decoded, into, *part):
+                    return into
                 chunk = stage.codec.decode(chunk, stage.decoded, into)
             except GpuzarrError as error:
                 error.located(codec=stage.name)

@@ -30,7 +30,7 @@ from gpuzarr.errors import ArgumentError, GpuzarrError, LimitError
 from gpuzarr.meta.model import ArrayMeta
 from gpuzarr.plan.boxes import Extent, Pieces, plan_boxes
 from gpuzarr.plan.pieces import Cells
-from gpuzarr.plan.table import Int64s, Plan
+from gpuzarr.plan.table import Int64s, Plan, hulls
 
 
 def read_boxes(
@@ -136,6 +136,17 @@ class _HostBoxes:
         self.known, self.finish = known, finish
         self.fill = finish.fill(source.meta.carried_fill)
         self.chains = [source.meta.chain(shape) for shape in plan.shapes]
+        self.hulls = (
+            self._hulls() if known is None and len(self.chains) == 1 and self.chains[0].parts else None
+        )
+        """[chunks, 2]: the bytes of each decoded chunk that its pieces lie between."""
+
+    def _hulls(self) -> Int64s:
+        pieces, chain = self.pieces, self.chains[0]
+        strides = np.array([0, *chain.strides], np.int64)
+        first, last = hulls(pieces.chunk_lo, pieces.extent, pieces.step, strides, chain.layout.dtype.itemsize)
+        starts = pieces.first[:-1]
+        return np.stack([np.minimum.reduceat(first, starts), np.maximum.reduceat(last, starts)], axis=1)
 
     def run(self, first: int, last: int) -> None:
         """The requests from `first` up to `last`."""
@@ -148,7 +159,7 @@ class _HostBoxes:
                     filled += self._land(slot, None)
                     continue
                 try:
-                    self._land(slot, self._decoded(stored, self.chains[rows.shape[row]]))
+                    self._land(slot, self._decoded(slot, stored, self.chains[rows.shape[row]]))
                 except GpuzarrError as error:
                     self.source.located(error, rows.name(row, key))
                     raise
@@ -157,10 +168,11 @@ class _HostBoxes:
             memory.release()
         self.stats.add(chunks=chunks, filled=filled)
 
-    def _decoded(self, stored: memoryview, chain: Chain) -> NDArray[Any]:
+    def _decoded(self, slot: int, stored: memoryview, chain: Chain) -> NDArray[Any]:
         """One chunk; in memory of its own if it is to be kept."""
         if self.known is None:
-            return chain.decode(stored, scratch().decoded(chain))
+            part = None if self.hulls is None else (int(self.hulls[slot, 0]), int(self.hulls[slot, 1]))
+            return chain.decode(stored, scratch().decoded(chain), part)
         chunk = chain.decode(stored, np.empty(chain.layout.limit, np.uint8) if chain.stages else None)
         return chunk if chain.stages else chunk.copy()
 

@@ -24,7 +24,7 @@ from gpuzarr.engine.scratch import scratch
 from gpuzarr.engine.source import ReadStats, Source
 from gpuzarr.engine.workers import run_all
 from gpuzarr.errors import GpuzarrError
-from gpuzarr.plan.table import Int64s, Plan
+from gpuzarr.plan.table import Int64s, Plan, hulls
 from gpuzarr.selection import Span
 
 _TOGETHER = 256 << 10
@@ -74,6 +74,7 @@ class _Work:
         groups = plan.selection.groups
         self.simple = all(isinstance(group, Span) for group in groups)
         """Every group is a Span, so boxes are slices on both sides."""
+        self.spans = [group for group in groups if isinstance(group, Span)]
         self.steps = [group.step if isinstance(group, Span) else 1 for group in groups]
 
     def run(self, first: int, last: int) -> None:
@@ -128,7 +129,8 @@ class _Work:
                 return True
             box[...] = chain.arranged(decoded)
             return False
-        chunk = chain.decode(stored, scratch().decoded(chain))
+        part = None if boxes.whole[row] or not boxes.parts else boxes.parts[row]
+        chunk = chain.decode(stored, scratch().decoded(chain), part)
         box[...] = chunk if boxes.whole[row] else chunk[boxes.inside(row)]
         return False
 
@@ -146,7 +148,7 @@ class _Work:
 class _Boxes:
     """Where the pieces of some rows lie, in their chunks and in the flat result."""
 
-    __slots__ = ("chunk_lo", "extent", "out_lo", "plan", "steps", "whole")
+    __slots__ = ("chunk_lo", "extent", "out_lo", "parts", "plan", "steps", "whole")
 
     def __init__(self, work: _Work, lo: int, hi: int) -> None:
         plan, rows = work.plan, slice(lo, hi)
@@ -159,6 +161,15 @@ class _Boxes:
         if work.simple:
             shapes = np.array(plan.shapes, np.int64).reshape(len(plan.shapes), -1)
             self.whole = np.all(plan.extent[rows] == shapes[plan.shape[rows]], axis=1).tolist()
+        self.parts: list[tuple[int, int]] = []
+        """The bytes of the decoded chunk that a row's piece lies between, where a codec wants to know."""
+        if work.simple and len(work.chains) == 1 and work.chains[0].parts and not all(self.whole):
+            chain, steps = work.chains[0], np.array(work.steps, np.int64)
+            strides = np.array([chain.strides[g.axis] for g in work.spans], np.int64)
+            bounds = hulls(
+                plan.chunk_lo[rows], plan.extent[rows], steps, strides, chain.layout.dtype.itemsize
+            )
+            self.parts = list(zip(*(bound.tolist() for bound in bounds), strict=True))
 
     def target(self, row: int) -> Box:
         """The piece's box in the flat result."""

@@ -98,3 +98,14 @@ def unique_rows(table: Int64s) -> tuple[Int64s, Int64s]:
         return table[first], inverse.reshape(-1).astype(np.int64)
     unique, inverse = np.unique(table, axis=0, return_inverse=True)
     return unique, inverse.reshape(-1).astype(np.int64)
+
+
+def hulls(
+    chunk_lo: Int64s, extent: Int64s, step: Int64s, strides: Int64s, itemsize: int
+) -> tuple[Int64s, Int64s]:
+    """Of boxes in decoded chunks, int64[n, g] each: their first byte, and the one behind their last.
+    `strides` are bytes."""
+    far = chunk_lo + (extent - 1) * step
+    first = (np.minimum(chunk_lo, far) * strides).sum(axis=1)
+    last = (np.maximum(chunk_lo, far) * strides).sum(axis=1)
+    return first, last + itemsize

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import struct
 import threading
 
@@ -138,3 +139,47 @@ def test_documents() -> None:
     v3 = {"cname": "zstd", "clevel": 1, "shuffle": "bitshuffle", "typesize": 4, "blocksize": 0}
     assert Blosc.from_config(v2).to_config() == v2
     assert Blosc.from_config(v3).to_config() == v3
+
+
+def test_a_part_of_a_chunk() -> None:
+    """Some blocks are decoded alone, and give what they give with all the others; at most the whole is
+    decoded, never less than is asked for."""
+    rng, alone = np.random.default_rng(0), 0
+    for trial in range(300):
+        size, blocksize = int(rng.choice([1, 2, 4, 8, 17])), int(rng.choice([256, 1000, 4096]))
+        nbytes = int(rng.integers(1, 30)) * 500 // size * size or size
+        plain = rng.integers(0, rng.choice([2, 256]), nbytes, np.uint8)
+        cname = str(rng.choice(["lz4", "zstd", "blosclz", "zlib"]))
+        stored = numcodecs.blosc.compress(plain, cname.encode(), 5, int(rng.integers(3)), blocksize, size)
+        begin = int(rng.integers(nbytes))
+        end = int(rng.integers(begin, nbytes)) + 1
+        spec, out = ChunkSpec((nbytes,), np.dtype("u1"), nbytes), np.full(nbytes, 0xA5, np.uint8)
+        done = Blosc().decode_part(stored, spec, out, begin, end)
+        alone += done
+        if done:
+            assert np.array_equal(out[begin:end], plain[begin:end]), trial
+        else:
+            assert (out == 0xA5).all()
+    assert alone > 100
+
+
+@pytest.mark.parametrize("begin", [0, 5000, 11_000])
+def test_a_part_of_a_damaged_chunk(begin: int) -> None:
+    """A container that lies of itself is refused, whatever is asked of it; other damage gives an error or
+    bytes, as with the whole."""
+    plain = np.tile(np.arange(60, dtype=np.uint8), 200)
+    whole = bytearray(numcodecs.blosc.compress(plain, b"lz4", 5, 1, 1000, 4))
+    spec, rng = ChunkSpec((12_000,), np.dtype("u1"), 12_000), np.random.default_rng(1)
+    for _ in range(400):
+        stored = whole.copy()
+        for at in rng.integers(0, len(stored), 3):
+            stored[at] = rng.integers(256)
+        out = np.zeros(12_000, np.uint8)
+        with contextlib.suppress(ChunkError):
+            Blosc().decode_part(
+                bytes(stored[: rng.integers(len(stored) // 2, len(stored) + 1)]),
+                spec,
+                out,
+                begin,
+                begin + 900,
+            )
