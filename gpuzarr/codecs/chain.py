@@ -132,9 +132,15 @@ class Chain:
         """One chunk of `spec.shape`, encoded."""
         return self.encode_stages(self.laid_out(chunk), len(self.stages))
 
-    def laid_out(self, chunk: NDArray[Any]) -> NDArray[Any]:
-        """One chunk of `spec.shape` in the stored layout."""
-        return np.ascontiguousarray(chunk.transpose(self.axes)).astype(self.layout.dtype, copy=False)
+    def laid_out(self, chunk: NDArray[Any], into: NDArray[np.uint8] | None = None) -> NDArray[Any]:
+        """One chunk of `spec.shape` in the stored layout: the chunk itself where it is so already, else in
+        `into`, of `layout.nbytes` bytes, if that is given."""
+        turned = chunk.transpose(self.axes)
+        if into is None or (turned.dtype == self.layout.dtype and turned.flags.c_contiguous):
+            return np.ascontiguousarray(turned).astype(self.layout.dtype, copy=False)
+        made = into.view(self.layout.dtype).reshape(turned.shape)
+        made[...] = turned
+        return made
 
     def encode_stages(self, value: Buffer, count: int) -> Buffer:
         """The encoders of the first `count` stages on the host, of which the last one runs first."""

@@ -23,6 +23,7 @@ class Scratch:
     def __init__(self) -> None:
         self._encoded = np.empty(0, np.uint8)
         self._chunk = np.empty(0, np.uint8)
+        self._laid_out = np.empty(0, np.uint8)
         self._used = 0
 
     def reset(self) -> None:
@@ -36,6 +37,8 @@ class Scratch:
             self._encoded = np.empty(0, np.uint8)
         if self._chunk.nbytes > _KEPT:
             self._chunk = np.empty(0, np.uint8)
+        if self._laid_out.nbytes > _KEPT:
+            self._laid_out = np.empty(0, np.uint8)
 
     def take(self, nbytes: int) -> memoryview:
         """Memory for encoded bytes, until `reset`."""
@@ -56,6 +59,16 @@ class Scratch:
         if nbytes > self._chunk.nbytes:
             self._chunk = np.empty(nbytes, np.uint8)
         return self._chunk[:nbytes]
+
+
+    def laid_out(self, chain: Chain) -> NDArray[np.uint8] | None:
+        """Memory for one chunk that is to be encoded, until the next one."""
+        nbytes = chain.layout.nbytes
+        if not nbytes or chain.swap is None:
+            return None
+        if nbytes > self._laid_out.nbytes:
+            self._laid_out = np.empty(nbytes, np.uint8)
+        return self._laid_out[:nbytes]
 
 
 _local = threading.local()

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from gpuzarr import config
 from gpuzarr.codecs.base import as_bytes
 from gpuzarr.codecs.chain import Chain
+from gpuzarr.engine.scratch import scratch
 from gpuzarr.engine.source import Source
 from gpuzarr.engine.stats import WriteStats
 from gpuzarr.errors import ArgumentError, ChunkError, GpuzarrError
@@ -131,15 +132,16 @@ class HostUpdate(Update):
     def encode(self, rows: Sequence[int], old: Mapping[int, Buffer | None]) -> dict[int, Buffer | None]:
         """See `Update`."""
         made: dict[int, Buffer | None] = {}
+        lent = len(rows) == 1 and not self.meta.levels  # stored before this thread encodes another
         for row in rows:
             try:
-                made[row] = self._encode(row, old.get(row))
+                made[row] = self._encode(row, old.get(row), lent)
             except GpuzarrError as error:
                 self.located(error, row)
                 raise
         return made
 
-    def _encode(self, row: int, old: Buffer | None) -> Buffer | None:
+    def _encode(self, row: int, old: Buffer | None, lent: bool) -> Buffer | None:
         chain = self.chain(row)
         box, landing = self._box(row)
         piece: NDArray[Any] = self.flat[landing]
@@ -155,7 +157,7 @@ class HostUpdate(Update):
             self.stats.add(empty=1)
             return None
         self.stats.add(chunks=1, read=int(before is not None))
-        return encoded(chain, chunk)
+        return encoded(chain, chunk, lent)
 
     def _box(self, row: int) -> tuple[Any, Any]:
         """The piece's index in its chunk and in the flat values."""
@@ -206,9 +208,13 @@ def same_bits(one: NDArray[Any], other: NDArray[Any]) -> bool:
     return bool(np.array_equal(flat, other.reshape(-1).view(np.uint8)))
 
 
-def encoded(chain: Chain, chunk: NDArray[Any]) -> Buffer:
-    """One chunk, encoded; with `verify` decoded again and compared."""
-    stored = encode_stages(chain, chain.laid_out(chunk), len(chain.stages))
+def encoded(chain: Chain, chunk: NDArray[Any], lent: bool) -> Buffer:
+    """One chunk, encoded; with `verify` decoded again and compared. `lent`: it may lie in memory that the
+    thread uses for its next chunk."""
+    memory = scratch().laid_out(chain)
+    stored = encode_stages(chain, chain.laid_out(chunk, memory), len(chain.stages))
+    if memory is not None and not lent and np.may_share_memory(np.frombuffer(stored, np.uint8), memory):
+        stored = np.frombuffer(stored, np.uint8).copy().data
     if config.current().verify:
         check_decodes(chain, stored, chunk)
     return stored
