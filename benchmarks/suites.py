@@ -25,13 +25,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 import gpuzarr
-from benchmarks import arrays, copies, peers, report
+from benchmarks import arrays, copies, loading, peers, report
 from benchmarks.arrays import Case
 from benchmarks.peers import Peer
 from benchmarks.report import Row
 from gpuzarr.cli.show import Screen
 
-SUITES = ("whole", "patches", "element", "write", "copy", "import", "plan", "memory")
+SUITES = ("whole", "patches", "element", "write", "loading", "copy", "import", "plan", "memory")
 
 _SIDE, _PATCHES = 96, 32
 _PEAK = """
@@ -70,7 +70,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     listed = ", ".join(f"{peer.name} {peer.version}" for peer in everyone[1:])
     screen.line("beside ", listed or "nobody: no peer is installed")
     rows: list[Row] = []
-    if {"whole", "patches", "element", "write", "memory"} & set(chosen):
+    if {"whole", "patches", "element", "write", "loading", "memory"} & set(chosen):
         cases = [
             case
             for case in arrays.CASES
@@ -121,6 +121,8 @@ def _arrays(
                 rows.append(_race(row, everyone, str(path), values, points[:1], 3 * rounds, reopen=True))
             if "write" in chosen and case.chunks == arrays.MIB1 and not case.labels:
                 rows.append(_write_race(case, everyone, path, values, rounds))
+            if "loading" in chosen and case.name == "blosc-lz4 1 MiB" and sys.platform == "linux":
+                rows += loading.rows(str(path), 60.0 if rounds > 3 else 5.0, rounds)
             if "memory" in chosen and case.chunks == arrays.MIB1 and sys.platform == "linux":
                 rows.append(_peak_memory(case, str(path)))
     return rows
