@@ -11,7 +11,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from gpuzarr import ome
+    from gpuzarr import loading, ome
     from gpuzarr.api import consolidate, create_array, create_group, load, open, open_array, save
     from gpuzarr.array import Array
     from gpuzarr.config import Config, configure, configured
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from gpuzarr.engine.transfer import CopyStats
     from gpuzarr.errors import GpuzarrError
     from gpuzarr.group import Group
+    from gpuzarr.loading import PatchLoader
     from gpuzarr.store.base import Store
 
 __version__ = "0.1.0.dev0"
@@ -31,6 +32,7 @@ __all__ = [
     "CopyStats",
     "Group",
     "GpuzarrError",
+    "PatchLoader",
     "ReadStats",
     "Store",
     "WriteStats",
@@ -41,6 +43,7 @@ __all__ = [
     "create_array",
     "create_group",
     "load",
+    "loading",
     "ome",
     "open",
     "open_array",
@@ -53,6 +56,7 @@ _ROOMS = {
     "CopyStats": "engine.transfer",
     "Group": "group",
     "GpuzarrError": "errors",
+    "PatchLoader": "loading",
     "ReadStats": "engine.source",
     "Store": "store.base",
     "WriteStats": "engine.stats",
@@ -69,7 +73,7 @@ _ROOMS = {
 }
 
 
-_PACKAGES = {"ome"}
+_PACKAGES = {"loading", "ome"}
 
 
 def __getattr__(name: str) -> object:
