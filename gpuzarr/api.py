@@ -10,7 +10,7 @@ import numpy as np
 
 from gpuzarr.array import Array
 from gpuzarr.device.choose import choose
-from gpuzarr.engine import cache
+from gpuzarr.engine.cache import changing, changing_below
 from gpuzarr.engine.turns import turn
 from gpuzarr.engine.values import on_host
 from gpuzarr.errors import ArgumentError, ReadOnlyError
@@ -213,14 +213,14 @@ def _prepared(
         raise ArgumentError(f"there is something at {there}", hint="overwrite=True deletes it first")
     if documents:  # which go first: what is half deleted does not open
         _announce(store, path, {})
-        store.delete(documents)
-        store.delete_below(prefix)
-        cache.forget_below(store, prefix)
+        with changing_below(store, prefix):
+            store.delete(documents)
+            store.delete_below(prefix)
     elif isinstance(meta, ArrayMeta):  # chunks of a `save` that did not end
         ndim = len(meta.shape)
         left = [key for key in store.list(prefix) if meta.keys.cell(key[len(prefix) :], ndim) is not None]
-        store.delete(left)
-        cache.forget(store, left)
+        with changing(store, left):
+            store.delete(left)
     if not documents and meta.zarr_format == 2:  # of a node that was not deleted to the end
         store.delete([join(path, name) for name in (".zattrs", ".zmetadata")])
     return store, path, meta
@@ -231,7 +231,7 @@ def _put(
 ) -> None:
     """Store a new node's document, behind those of the groups above."""
     put_parents(store, path, document["zarr_format"])
-    with turn(store.url, [join(path, "zarr.json")]):
+    with turn(store, [join(path, "zarr.json")]):
         _announce(store, path, put_node(store, path, document, attributes))
 
 

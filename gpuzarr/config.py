@@ -55,7 +55,7 @@ class Config:
     index_cache_nbytes: int = 64 * MiB
     """Decoded shard indexes kept by each array handle."""
     cache_nbytes: int = GiB
-    """Decoded chunks kept in host memory by reads that ask for it, for all handles together."""
+    """Decoded chunks kept in host memory by reads that ask for it, for all handles together; 0: none."""
     device_cache_nbytes: int = 2 * GiB
     """The same in the memory of a device."""
     max_chunk_nbytes: int = 4 * GiB
@@ -88,7 +88,17 @@ def _from_environment() -> Config:
 
 
 _FROM_0 = (
-    *("coalesce_gap", "fsync", "sim_sanitize", "strict", "untrusted", "verify", "wave_nbytes"),
+    *(
+        "cache_nbytes",
+        "coalesce_gap",
+        "device_cache_nbytes",
+        "fsync",
+        "sim_sanitize",
+        "strict",
+        "untrusted",
+        "verify",
+        "wave_nbytes",
+    ),
     "write_empty_chunks",
 )
 

@@ -24,7 +24,8 @@ import numpy as np
 from gpuzarr import config
 from gpuzarr.array import Array
 from gpuzarr.device.choose import Place, choose
-from gpuzarr.engine import cache, unfinished
+from gpuzarr.engine import unfinished
+from gpuzarr.engine.cache import changing_below
 from gpuzarr.engine.consolidate import announce
 from gpuzarr.engine.inflight import run_each
 from gpuzarr.engine.source import Source
@@ -214,14 +215,14 @@ class _Job:
         self.note.clearing = True
         self.note.update(now=True)
         announce(self.store, self.path, {}, anew=True)
-        self.store.delete([join(self.path, name) for name in _FOLLOWED])
-        for name in list(self.store.list_dir(prefix)):
-            if name == unfinished.NAME:
-                continue
-            self.store.delete_below(f"{prefix}{name}/")
-            if self.store.exists(f"{prefix}{name}"):
-                self.store.delete([f"{prefix}{name}"])
-        cache.forget_below(self.store, prefix)
+        with changing_below(self.store, prefix):
+            self.store.delete([join(self.path, name) for name in _FOLLOWED])
+            for name in list(self.store.list_dir(prefix)):
+                if name == unfinished.NAME:
+                    continue
+                self.store.delete_below(f"{prefix}{name}/")
+                if self.store.exists(f"{prefix}{name}"):
+                    self.store.delete([f"{prefix}{name}"])
         self.note.clearing = False
         self.note.update(now=True)
 

@@ -68,7 +68,7 @@ class Group(Mapping[str, "Array | Group"]):
         from gpuzarr.engine.consolidate import announce  # readers need not load it
 
         dump(attributes)
-        with turn(self.store.url, [join(self.path, "zarr.json")]):  # others may have changed them
+        with turn(self.store, [join(self.path, "zarr.json")]):  # others may have changed them
             meta = read_meta(self.store, self.path)
             if not isinstance(meta, GroupMeta):
                 raise MetadataError("where the group was is an array now", array=self.name)

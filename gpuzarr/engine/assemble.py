@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from gpuzarr.codecs.base import as_bytes
 from gpuzarr.codecs.sharding import ABSENT
-from gpuzarr.engine import cache
+from gpuzarr.engine.cache import changing
 from gpuzarr.engine.source import MODEST_NBYTES, ReadStats
 from gpuzarr.engine.turns import give, take
 from gpuzarr.engine.update import Update
@@ -108,14 +108,14 @@ class _Shard:
         """Let others write the shard."""
         if self.taken:
             self.taken = False
-            give(self.store.url, [self.key])
+            give(self.store, [self.key])
         self.root, self.held, self.made = None, {}, {}
 
     # ---- what is there
 
     def _open(self) -> _Node:
         update, meta = self.update, self.update.meta
-        take(self.store.url, [self.key])
+        take(self.store, [self.key])
         self.taken = True
         at = np.array(self.cell, np.int64)
         axes = meta.grid.axes
@@ -171,12 +171,11 @@ class _Shard:
             self.release()  # nothing changed
             return
         pieces = self._pieces(self.root)
-        if pieces:
-            store.put([(self.key, pieces)])
-        else:
-            store.delete([self.key])
-        update.source.indexes.forget(self.key)
-        cache.forget(store, [self.key])
+        with changing(store, [self.key]):
+            if pieces:
+                store.put([(self.key, pieces)])
+            else:
+                store.delete([self.key])
         self.release()
         nbytes = sum(memoryview(piece).nbytes for piece in pieces)
         update.stats.add(objects=int(bool(pieces)), removed=int(not pieces), bytes_written=nbytes)

@@ -174,7 +174,8 @@ class _HostBoxes:
             part = None if self.hulls is None else (int(self.hulls[slot, 0]), int(self.hulls[slot, 1]))
             return chain.decode(stored, scratch().decoded(chain), part)
         chunk = chain.decode(stored, np.empty(chain.layout.limit, np.uint8) if chain.stages else None)
-        return chunk if chain.stages else chunk.copy()
+        # Codecs that change nothing give what they got: memory of the thread, or of a whole shard.
+        return chunk.copy() if np.may_share_memory(chunk, np.frombuffer(stored, np.uint8)) else chunk
 
     def land_known(self, slots: list[int]) -> None:
         """Chunks that the cache has."""
@@ -186,7 +187,7 @@ class _HostBoxes:
 
     def _land(self, slot: int, chunk: NDArray[Any] | None) -> int:
         """A chunk that was read to its places; how many they are."""
-        if self.known is not None:
+        if self.known is not None and self.known.room(0 if chunk is None else chunk.nbytes):
             self.known.new[slot] = chunk
         return self._place(slot, chunk)
 

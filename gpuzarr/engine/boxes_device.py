@@ -6,6 +6,7 @@ memory by the wave that decodes them.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -21,7 +22,7 @@ from gpuzarr.engine.device import MOST_GROUPS, Waves
 from gpuzarr.engine.landing import Boxes, Landing, Target
 from gpuzarr.engine.planning import check_exact
 from gpuzarr.engine.source import ReadStats, Source
-from gpuzarr.errors import ArgumentError, UnsupportedError
+from gpuzarr.errors import ArgumentError, LimitError, UnsupportedError
 from gpuzarr.meta.model import ArrayMeta
 from gpuzarr.plan.boxes import Pieces
 from gpuzarr.plan.table import Int64s, Plan
@@ -125,10 +126,11 @@ class BoxLanding(Landing):
         """Copy decoded chunks to memory of the cache."""
         assert self.known is not None
         nbytes, slabs, limit = self._chunk_nbytes(shape), slabs_of(self.device), self.known.cache.limit
-        if nbytes > limit:
-            return
-        taken = [slabs.take(nbytes, limit) for _ in slots]
-        self.known.new |= zip(slots.tolist(), taken, strict=True)
+        taken: list[Slot] = []
+        with suppress(LimitError):  # then fewer are kept
+            while len(taken) < len(slots) and self.known.room(nbytes):
+                taken.append(slabs.take(nbytes, limit))
+        self.known.new |= zip(slots.tolist(), taken, strict=False)
         tiles = max(-(-nbytes // _TILE), 1)
         for slab in {slot.slab for slot in taken}:
             mine = [i for i, slot in enumerate(taken) if slot.slab is slab]

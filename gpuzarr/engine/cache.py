@@ -15,7 +15,8 @@ import os
 import threading
 import weakref
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -27,11 +28,12 @@ from gpuzarr.codecs.base import pitch_of
 from gpuzarr.device.base import Device, DeviceBuffer
 from gpuzarr.engine.source import Source
 from gpuzarr.plan.pieces import Cells
+from gpuzarr.plan.shards import At, index_caches
 from gpuzarr.plan.table import Plan
-from gpuzarr.store.base import Store
+from gpuzarr.store.base import Store, place_of
 
 Key = tuple[object, str, tuple[int, ...], str]
-"""The store, the object's key, the chunk's grid coordinates, and how it is laid out."""
+"""The object, in two parts (store/base.py, `place_of`); the chunk's grid coordinates; how it is laid out."""
 
 _WEIGHT: Final = 256  # bytes of an entry itself
 _SLAB_NBYTES: Final = 64 << 20
@@ -107,7 +109,8 @@ class ChunkCache:
         """Grows when something is forgotten."""
         self._held: OrderedDict[Key, Entry] = OrderedDict()
         self._objects: dict[tuple[object, str], set[Key]] = {}
-        self._forgotten: OrderedDict[tuple[object, str], int] = OrderedDict()
+        self._forgotten: OrderedDict[int, int] = OrderedDict()
+        """By the object's hash, so that nothing is kept alive: another object's forgetting does no harm."""
         self._floor = 0
         self._lock = threading.RLock()
 
@@ -131,7 +134,8 @@ class ChunkCache:
         with self._lock:
             for key, entry in entries:
                 weight = _weight(entry)
-                if weight > self.limit or self._forgotten.get(key[:2], self._floor) > version:
+                forgotten = max(self._forgotten.get(hash(key[:2]), 0), self._floor)
+                if weight > self.limit or forgotten > version:
                     continue
                 self._drop(key)
                 self._held[key] = entry
@@ -140,25 +144,24 @@ class ChunkCache:
             while self.nbytes > self.limit:
                 self._drop(next(iter(self._held)))
 
-    def forget(self, store: object, names: Iterable[str]) -> None:
-        """The objects called `names` were written or deleted."""
+    def forget(self, places: Iterable[At]) -> None:
+        """The objects were written or deleted."""
         with self._lock:
             self.version += 1
-            for name in names:
-                place = (store, name)
-                for key in self._objects.get(place, set()).copy():
+            for at in places:
+                for key in self._objects.get(at, set()).copy():
                     self._drop(key)
-                self._forgotten[place] = self.version
-                self._forgotten.move_to_end(place)
+                self._forgotten[hash(at)] = self.version
+                self._forgotten.move_to_end(hash(at))
             while len(self._forgotten) > _REMEMBERED:
-                self._floor = self._forgotten.popitem(last=False)[1]
+                self._floor = max(self._forgotten.popitem(last=False)[1], self._floor)
 
-    def forget_below(self, store: object, prefix: str) -> None:
-        """All objects whose keys begin with `prefix` may have changed."""
+    def forget_below(self, prefix: At) -> None:
+        """All objects whose names begin so may have changed."""
         with self._lock:
             self.version += 1
             self._floor = self.version
-            for key in [key for key in self._held if key[0] == store and key[1].startswith(prefix)]:
+            for key in [key for key in self._held if key[0] == prefix[0] and key[1].startswith(prefix[1])]:
                 self._drop(key)
 
     def clear(self) -> None:
@@ -208,22 +211,47 @@ def slabs_of(device: Device) -> Slabs:
         return _slabs.setdefault(device.name, Slabs(device))
 
 
-def keys_of(source: Source, cells: NDArray[np.int64], shapes: Sequence[tuple[int, ...]]) -> list[Key]:
+def keys_of(
+    source: Source, cells: NDArray[np.int64], shape: NDArray[np.int64], shapes: Sequence[tuple[int, ...]]
+) -> list[Key]:
     """The keys of the chunks at `cells` [n, d] of an array's grid of innermost chunks."""
     meta = source.meta
-    first = (
-        np.stack([axis.low(cells[:, i]) for i, axis in enumerate(meta.chunk_grid.axes)], 1)
-        if cells.size
-        else cells
-    )
-    objects = [axis.chunk_of(first[:, i]) for i, axis in enumerate(meta.grid.axes)]
-    store = identity(source.store)
-    layout = f"{meta.dtype.str} {meta.codecs!r} {shapes!r}"
+    axes = enumerate(zip(meta.chunk_grid.axes, meta.grid.axes, strict=True))
+    objects = [outer.chunk_of(inner.low(cells[:, i])) for i, (inner, outer) in axes]
+    layouts = [f"{meta.dtype.str} {meta.codecs!r} {one}" for one in shapes]
     places = np.stack(objects, axis=1).tolist() if objects else [[]] * len(cells)
+    rows = zip(places, cells.tolist(), shape.tolist(), strict=True)
     return [
-        (store, source.key(place), tuple(cell), layout)
-        for place, cell in zip(places, cells.tolist(), strict=True)
+        (*place_of(source.store, source.key(place)), tuple(cell), layouts[one]) for place, cell, one in rows
     ]
+
+
+@contextmanager
+def changing(store: Store, names: Iterable[str]) -> Iterator[None]:
+    """Objects are written or deleted within: whatever comes of it, nobody of this process has them any more
+    afterwards, neither decoded nor in an index of shards."""
+    places = [place_of(store, name) for name in names]
+    try:
+        yield
+    finally:
+        for cache in list(_caches.values()):
+            cache.forget(places)
+        for indexes in index_caches():
+            for at in places:
+                indexes.forget(at)
+
+
+@contextmanager
+def changing_below(store: Store, prefix: str) -> Iterator[None]:
+    """The same for all objects whose keys begin with `prefix`."""
+    at = place_of(store, prefix)
+    try:
+        yield
+    finally:
+        for cache in list(_caches.values()):
+            cache.forget_below(at)
+        for indexes in index_caches():
+            indexes.forget_below(at)
 
 
 class Known:
@@ -234,39 +262,26 @@ class Known:
         self.entries, self.there, self.version = cache.find(keys)
         self.new: dict[int, Entry] = {}
         """By the chunk's place in `Pieces`."""
+        self._left = cache.limit
 
     @classmethod
     def of(cls, source: Source, plan: Plan, cells: Cells, device: Device | None) -> Known:
         """For the chunks of a plan that was not resolved yet."""
-        return cls(cache_of(device), keys_of(source, cells.cells, plan.shapes), plan)
+        return cls(cache_of(device), keys_of(source, cells.cells, plan.shape, plan.shapes), plan)
 
     @property
     def hits(self) -> list[int]:
         """The chunks that it has."""
         return np.flatnonzero(self.there).tolist()
 
+    def room(self, nbytes: int) -> bool:
+        """Whether there is room for a chunk more: no more is held for the cache than it may keep."""
+        self._left -= nbytes + _WEIGHT
+        return self._left >= 0
+
     def keep(self) -> None:
         """Hand over what was read."""
         self.cache.put(((self.keys[slot], entry) for slot, entry in self.new.items()), self.version)
-
-
-def identity(store: Store) -> object:
-    """What tells a store from others: handles of the same place share it."""
-    return getattr(store, "identity", None) or store.url
-
-
-def forget(store: Store, names: Iterable[str]) -> None:
-    """Objects were written or deleted: no cache of this process has them any more."""
-    if _caches:
-        names = list(names)
-        for cache in list(_caches.values()):
-            cache.forget(identity(store), names)
-
-
-def forget_below(store: Store, prefix: str) -> None:
-    """The same for all objects whose keys begin with `prefix`."""
-    for cache in list(_caches.values()):
-        cache.forget_below(identity(store), prefix)
 
 
 def clear() -> None:
@@ -277,6 +292,8 @@ def clear() -> None:
 
 def _child() -> None:
     """A forked child has none of the threads that may hold a lock, and no device."""
+    global _making
+    _making = threading.Lock()
     _caches.clear()
     _slabs.clear()
 

@@ -45,7 +45,7 @@ _OWN: Final = {*DOCUMENTS, ".zattrs", ".zmetadata"}
 def consolidate(store: WritableStore, path: str) -> GroupMeta:
     """Store every document below the group at `path` in its consolidated metadata, whatever these were; the
     group as it is then."""
-    with turn(store.url, [join(path, "zarr.json")]):
+    with turn(store, [join(path, "zarr.json")]):
         zarr_format = _group_format(store, path)
         found = _hierarchy(store, path, zarr_format)
         made = holding(found, zarr_format)
@@ -139,7 +139,7 @@ def announce(store: WritableStore, path: str, documents: Documents, *, anew: boo
     if not holders:
         return
     try:
-        with turn(store.url, [join(group, "zarr.json") for group in above]):
+        with turn(store, [join(group, "zarr.json") for group in above]):
             keys = [join(group, HOLDER[zarr_format]) for group, zarr_format in holders]
             put = []
             # What is malformed shows readers an error, and no wrong shapes.

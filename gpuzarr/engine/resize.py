@@ -24,7 +24,7 @@ import numpy as np
 
 from gpuzarr import selection
 from gpuzarr.device.choose import Place
-from gpuzarr.engine import cache
+from gpuzarr.engine.cache import changing
 from gpuzarr.engine.consolidate import announce
 from gpuzarr.engine.source import Source
 from gpuzarr.engine.stats import WriteStats
@@ -52,7 +52,7 @@ Shape = tuple[int, ...]
 @contextmanager
 def _newest(source: Source) -> Iterator[Source]:
     """The array as it is now, for as long as nobody else of this process changes its document."""
-    with turn(source.store.url, [join(source.path, "zarr.json")]):
+    with turn(source.store, [join(source.path, "zarr.json")]):
         meta = read_meta(source.store, source.path)
         if not isinstance(meta, ArrayMeta):
             raise MetadataError("where the array was is a group now", array=source.name)
@@ -161,8 +161,8 @@ def _remove_outside(source: Source, grid: Grid, stats: WriteStats) -> None:
         cell = source.meta.keys.cell(key[len(prefix) :], len(grid.axes))
         if cell is not None and any(i >= n for i, n in zip(cell, grid.shape, strict=True)):
             gone.append(join(source.path, key[len(prefix) :]))
-    store.delete(gone)
-    cache.forget(store, gone)
+    with changing(store, gone):
+        store.delete(gone)
     stats.add(removed=len(gone))
 
 

@@ -60,7 +60,6 @@ class Scratch:
             self._chunk = np.empty(nbytes, np.uint8)
         return self._chunk[:nbytes]
 
-
     def laid_out(self, chain: Chain) -> NDArray[np.uint8] | None:
         """Memory for one chunk that is to be encoded, until the next one."""
         nbytes = chain.layout.nbytes

@@ -5,13 +5,14 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
+from functools import partial
 
 from gpuzarr import config
 from gpuzarr.errors import ChunkError, GpuzarrError
 from gpuzarr.meta.dialect import join, where
 from gpuzarr.meta.model import ArrayMeta
 from gpuzarr.plan.shards import IndexCache, Shards
-from gpuzarr.store.base import Buffer, Place, Request, Store
+from gpuzarr.store.base import Buffer, Place, Request, Store, place_of
 
 MODEST_NBYTES = 16 << 20
 """No encoded chunk is too large that is no larger than this."""
@@ -71,7 +72,9 @@ class Source:
     @classmethod
     def of(cls, store: Store, path: str, meta: ArrayMeta) -> Source:
         """A source with an empty cache of shard indexes."""
-        return cls(store, path, meta, IndexCache(config.current().index_cache_nbytes))
+        prefix = f"{path}/" if path else ""
+        indexes = IndexCache(config.current().index_cache_nbytes, partial(place_of, store), prefix)
+        return cls(store, path, meta, indexes)
 
     @property
     def name(self) -> str:

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from gpuzarr import selection
 from gpuzarr.codecs.base import as_bytes
 from gpuzarr.device.choose import Place
-from gpuzarr.engine import cache
+from gpuzarr.engine.cache import changing
 from gpuzarr.engine.fetch import Rows
 from gpuzarr.engine.passing import assembled, passes, same_grid
 from gpuzarr.engine.planning import make_plan
@@ -231,10 +231,8 @@ class Transfer:
     def _put(self, objects: list[tuple[str, Buffer | Pieces]]) -> None:
         if not objects:
             return
-        self.store.put(objects)
-        cache.forget(self.store, [key for key, _ in objects])
-        for key, _ in objects if self.target.meta.levels else ():
-            self.target.indexes.forget(key)
+        with changing(self.store, [key for key, _ in objects]):
+            self.store.put(objects)
         nbytes = sum(memoryview(one).nbytes for _, value in objects for one in _pieces(value))
         self.stats.add(objects=len(objects), bytes_written=nbytes)
 

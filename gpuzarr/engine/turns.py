@@ -11,34 +11,36 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-_held: set[tuple[str, str]] = set()
+from gpuzarr.store.base import Store, place_of
+
+_held: set[tuple[object, str]] = set()
 _changed = threading.Condition()
 
 
-def take(url: str, keys: Sequence[str]) -> None:
-    """Wait until nobody writes any of these objects of the store at `url`, and keep others from it."""
-    names = {(url, key) for key in keys}
+def take(store: Store, keys: Sequence[str]) -> None:
+    """Wait until nobody writes any of these objects, through whatever store, and keep others from it."""
+    names = {place_of(store, key) for key in keys}
     with _changed:
         while not _held.isdisjoint(names):
             _changed.wait()
         _held.update(names)
 
 
-def give(url: str, keys: Sequence[str]) -> None:
+def give(store: Store, keys: Sequence[str]) -> None:
     """Let others write them. Any thread may do so, not only the one that took them."""
     with _changed:
-        _held.difference_update((url, key) for key in keys)
+        _held.difference_update(place_of(store, key) for key in keys)
         _changed.notify_all()
 
 
 @contextmanager
-def turn(url: str, keys: Sequence[str]) -> Iterator[None]:
+def turn(store: Store, keys: Sequence[str]) -> Iterator[None]:
     """`take` and `give` around a `with` block."""
-    take(url, keys)
+    take(store, keys)
     try:
         yield
     finally:
-        give(url, keys)
+        give(store, keys)
 
 
 def _forget() -> None:

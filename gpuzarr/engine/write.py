@@ -20,8 +20,8 @@ from typing import Any, Final
 from gpuzarr import config
 from gpuzarr.device.base import Device
 from gpuzarr.device.choose import Place
-from gpuzarr.engine import cache
 from gpuzarr.engine.assemble import write_shards
+from gpuzarr.engine.cache import changing
 from gpuzarr.engine.source import ReadStats, Source
 from gpuzarr.engine.stats import WriteStats
 from gpuzarr.engine.turns import turn
@@ -110,7 +110,7 @@ def write_chunks(update: Update, store: WritableStore) -> None:
 def _bundle(update: Update, store: WritableStore, rows: Sequence[int]) -> None:
     source, plan = update.source, update.plan
     keys = {row: source.key(plan.objects[plan.key[row]].tolist()) for row in rows}
-    with turn(store.url, list(keys.values())):
+    with turn(store, list(keys.values())):
         partly = [row for row in rows if not update.whole[row] and update.there[row]]
         requests = [Request(keys[row]) for row in partly]
 
@@ -127,10 +127,10 @@ def _bundle(update: Update, store: WritableStore, rows: Sequence[int]) -> None:
                 gone.append(keys[row])
             elif stored is not old.get(row):
                 put.append((keys[row], stored))
-        if put:
-            store.put(put)
-        if gone:
-            store.delete(gone)
-        cache.forget(store, keys.values())
+        with changing(store, keys.values()):
+            if put:
+                store.put(put)
+            if gone:
+                store.delete(gone)
     nbytes = sum(memoryview(value).nbytes for _, value in put if not isinstance(value, list))
     update.stats.add(objects=len(put), removed=len(gone), bytes_written=nbytes)

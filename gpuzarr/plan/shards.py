@@ -6,6 +6,7 @@ One batched request a level of nesting, for the indexes that are not in the cach
 from __future__ import annotations
 
 import threading
+import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -24,16 +25,28 @@ Index = Int64s | None
 """int64[chunks, 2], offset and size of each; None for a shard that does not exist."""
 
 
-@dataclass(slots=True)
+At = tuple[object, str]
+"""An object, as the whole process names it (store/base.py, `place_of`)."""
+
+
+@dataclass(slots=True, eq=False, weakref_slot=True)
 class IndexCache:
     """Shard indexes of one array handle, least recently used out first. Safe between threads."""
 
     limit: int
+    place: Callable[[str], At]
+    """An object's key -> what the process calls it."""
+    prefix: str
+    """What the keys of the array's objects begin with."""
     nbytes: int = 0
     version: int = 0
     """Grows with every `forget`."""
     _held: OrderedDict[tuple[str, int, int], Index] = field(default_factory=OrderedDict)
+    _objects: dict[At, set[tuple[str, int, int]]] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def __post_init__(self) -> None:
+        _caches.add(self)
 
     def get(self, shard: tuple[str, int, int]) -> tuple[bool, Index]:
         """Whether the shard is known, and its index."""
@@ -43,23 +56,48 @@ class IndexCache:
             self._held.move_to_end(shard)
             return True, self._held[shard]
 
-    def forget(self, key: str) -> None:
-        """The shard under `key` was rewritten, or is about to be."""
+    def forget(self, at: At) -> None:
+        """The object was rewritten, or is about to be."""
+        mine = self.place(self.prefix)
+        if at[0] != mine[0] or not at[1].startswith(mine[1]):
+            return  # another array's
         with self._lock:
             self.version += 1
-            for shard in [shard for shard in self._held if shard[0] == key]:
+            for shard in self._objects.pop(at, ()):
                 self.nbytes -= _weight(self._held.pop(shard))
+
+    def forget_below(self, prefix: At) -> None:
+        """The same for all objects whose names begin so."""
+        for at in [at for at in list(self._objects) if at[0] == prefix[0] and at[1].startswith(prefix[1])]:
+            self.forget(at)
+        with self._lock:
+            self.version += 1
 
     def put(self, shard: tuple[str, int, int], index: Index, version: int) -> None:
         """Keep an index, and forget the oldest ones past the limit. What was read before something was
         forgotten, at an earlier `version`, may be that, and is not kept."""
+        at = self.place(shard[0])
         with self._lock:
             if shard in self._held or version != self.version:
                 return
             self._held[shard] = index
+            self._objects.setdefault(at, set()).add(shard)
             self.nbytes += _weight(index)
             while self.nbytes > self.limit and self._held:
-                self.nbytes -= _weight(self._held.popitem(last=False)[1])
+                gone, oldest = self._held.popitem(last=False)
+                self.nbytes -= _weight(oldest)
+                mine = self._objects[self.place(gone[0])]
+                mine.discard(gone)
+                if not mine:
+                    del self._objects[self.place(gone[0])]
+
+
+_caches: weakref.WeakSet[IndexCache] = weakref.WeakSet()
+
+
+def index_caches() -> list[IndexCache]:
+    """Those of all handles of the process."""
+    return list(_caches)
 
 
 def _weight(index: Index) -> int:

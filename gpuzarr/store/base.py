@@ -129,3 +129,25 @@ def cut(whole: memoryview, request: Request) -> memoryview:
 def below(keys: Iterator[str], prefix: str) -> Iterator[str]:
     """The names right below `prefix` among `keys`, each once."""
     return iter(dict.fromkeys(key[len(prefix) :].split("/", 1)[0] for key in keys if key.startswith(prefix)))
+
+
+class Same:
+    """Equal to what wraps the same object."""
+
+    __slots__ = ("of",)
+
+    def __init__(self, of: object) -> None:
+        self.of = of
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Same) and other.of is self.of
+
+    def __hash__(self) -> int:
+        return id(self.of)
+
+
+def place_of(store: Store, key: str) -> tuple[object, str]:
+    """What names an object for the whole process, whatever store it is reached through. Stores that know no
+    better, by a method `place`, are told apart as Python objects."""
+    place = getattr(store, "place", None)
+    return (Same(store), key) if place is None else place(key)

@@ -10,7 +10,7 @@ from typing import Any
 from uuid import uuid4
 
 from gpuzarr.errors import ReadOnlyError, StoreError
-from gpuzarr.store.base import Buffer, Pieces, Place, Request, Traits, clean_key, joined
+from gpuzarr.store.base import Buffer, Pieces, Place, Request, Same, Traits, clean_key, joined
 
 REMOTE = Traits(concurrency=64, coalesce_gap=1 << 20, request_nbytes=16 << 20)
 """A round trip costs as much as moving about a megabyte."""
@@ -26,6 +26,11 @@ class FsspecStore:
     root: str
     url: str
     traits: Traits = field(default=REMOTE)
+
+    def place(self, key: str) -> tuple[object, str]:
+        """The path on the file system, of which fsspec makes one for the same options."""
+        token = getattr(self.fs, "_fs_token", None)
+        return (Same(self.fs) if token is None else token), f"{self.root}/{key}"
 
     def get_ranges(self, requests: Sequence[Request], place: Place | None = None) -> list[Buffer | None]:
         """All ranges in flight at once where the file system is asynchronous."""

@@ -44,11 +44,19 @@ class LocalStore:
     _inside: set[str] = field(
         default_factory=set, repr=False, compare=False
     )  # directories known to lie below the root
+    _real: dict[str, str] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def url(self) -> str:
         """The directory's path."""
         return self.root
+
+    def place(self, key: str) -> tuple[object, str]:
+        """The file, whatever directory the store was opened at."""
+        real = self._real.get(self.root)
+        if real is None:
+            real = self._real[self.root] = os.path.realpath(self.root)
+        return "file", f"{real}/{key}"
 
     def get_ranges(self, requests: Sequence[Request], place: Place | None = None) -> list[Buffer | None]:
         """Ranges in `place`, or in buffers of their own."""

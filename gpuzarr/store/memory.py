@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
 
 from gpuzarr.errors import ReadOnlyError, StoreError
-from gpuzarr.store.base import Buffer, Pieces, Place, Request, Traits, below, clean_key, cut, joined
+from gpuzarr.store.base import Buffer, Pieces, Place, Request, Same, Traits, below, clean_key, cut, joined
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,10 +17,9 @@ class MappingStore:
     url: str = "memory:"
     traits: Traits = field(default_factory=Traits)
 
-    @property
-    def identity(self) -> object:
-        """Stores of one mapping are the same store."""
-        return _Same(self.mapping)
+    def place(self, key: str) -> tuple[object, str]:
+        """Stores of one mapping are the same place."""
+        return Same(self.mapping), key
 
     def get_ranges(self, requests: Sequence[Request], place: Place | None = None) -> list[Buffer | None]:
         """The values themselves, not copies."""
@@ -86,18 +85,3 @@ class MappingStore:
     def list_dir(self, prefix: str = "") -> Iterator[str]:
         """Names in the mapping's order."""
         return below(iter(list(self.mapping)), prefix)
-
-
-class _Same:
-    """Equal to what wraps the same object."""
-
-    __slots__ = ("of",)
-
-    def __init__(self, of: object) -> None:
-        self.of = of
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Same) and other.of is self.of
-
-    def __hash__(self) -> int:
-        return id(self.of)

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from gpuzarr.errors import ReadOnlyError, StoreError
-from gpuzarr.store.base import Buffer, Pieces, Place, Request, Store, Traits, WritableStore, joined
+from gpuzarr.store.base import Buffer, Pieces, Place, Request, Store, Traits, WritableStore, joined, place_of
 
 OBJECTS: dict[str, bytes] = {
     "zarr.json": b"{}",
@@ -247,6 +247,10 @@ class CountingStore:
     def traits(self) -> Traits:
         """Those of the inner store."""
         return self.inner.traits
+
+    def place(self, key: str) -> tuple[object, str]:
+        """That of the inner store."""
+        return place_of(self.inner, key)
 
     def get_ranges(self, requests: Sequence[Request], place: Place | None = None) -> list[Buffer | None]:
         """Count and pass on."""

@@ -109,7 +109,7 @@ def test_a_write_during_a_read_is_not_undone() -> None:
     held = ChunkCache(1000)
     key = ("store", "c/0", (0,), "")
     _, _, version = held.find([key])
-    held.forget("store", ["c/0"])
+    held.forget([("store", "c/0")])
     held.put([(key, np.zeros(10, np.uint8))], version)
     assert not held.find([key])[1].any()
     _, _, version = held.find([key])
@@ -117,10 +117,119 @@ def test_a_write_during_a_read_is_not_undone() -> None:
     assert held.find([key])[1].all()
     other = ("store", "c/1", (0,), "")
     _, _, version = held.find([other])
-    held.forget_below("store", "c/")
+    held.forget_below(("store", "c/"))
     held.put([(other, np.zeros(10, np.uint8))], version)
     assert len(held) == 0
     assert held.nbytes == 0
+
+
+def test_what_was_forgotten_once_is_forgotten_with_all_below_it() -> None:
+    held, key = ChunkCache(1000), ("store", "a/c/0", (0,), "")
+    held.forget([key[:2]])
+    _, _, version = held.find([key])
+    held.forget_below(("store", "a/"))
+    held.put([(key, np.zeros(4, np.uint8))], version)
+    assert len(held) == 0
+    _, _, version = held.find([key])
+    held.clear()
+    held.put([(key, np.zeros(4, np.uint8))], version)
+    assert len(held) == 0
+
+
+@pytest.mark.parametrize("codecs", [["crc32c"], [], ["zstd"]], ids=str)
+def test_entries_have_memory_of_their_own(tmp_path: Path, codecs: Any) -> None:
+    """Not that of the thread that read them, whose next read would change them."""
+    gpuzarr.save(tmp_path / "a", VALUES, chunks=(8, 8), codecs=codecs, device="cpu")
+    gpuzarr.save(tmp_path / "b", VALUES * 0 + 1, chunks=(8, 8), codecs=codecs, device="cpu")
+    array = gpuzarr.open_array(tmp_path / "a", device="cpu")
+    counts(array, BOXES)
+    gpuzarr.open_array(tmp_path / "b", device="cpu")[...]
+    assert counts(array, BOXES) == (0, 4, 0)
+
+
+@pytest.mark.parametrize("name", SOME)
+def test_a_shard_that_another_handle_rewrote(tmp_path: Path, name: str) -> None:
+    """Neither its index nor its chunks are those that were read before."""
+    made = gpuzarr.create_array(tmp_path, shape=8, dtype="u2", chunks=2, shards=8, codecs=[], device="cpu")
+    made[...] = np.arange(1, 9)
+    reader = gpuzarr.open_array(tmp_path, device=name)
+    assert to_host(reader[...]).tolist() == list(range(1, 9))
+    made[0:2] = 0  # is left out, so that the others move
+    expected = [0, 0, 3, 4, 5, 6, 7, 8]
+    assert to_host(reader[...]).tolist() == expected
+    for array in (reader, made, reader):
+        assert to_host(array.patches([[0]], (8,), cache=True))[0].tolist() == expected
+
+
+def test_one_place_through_two_doors(tmp_path: Path) -> None:
+    """Directories, links to them, and URLs of them."""
+    writer = gpuzarr.create_array(tmp_path / "g", "a", shape=8, dtype="u2", chunks=2, device="cpu")
+    (tmp_path / "link").symlink_to(tmp_path / "g")
+    doors = [
+        gpuzarr.open_array(tmp_path / "g" / "a", device="cpu"),
+        gpuzarr.open_array(tmp_path / "link", "a", device="cpu"),
+        gpuzarr.open_array((tmp_path / "g" / "a").as_uri(), device="cpu"),
+    ]
+    for value in (1, 2):
+        writer[...] = value
+        for door in doors:
+            assert door.patches([[0]], (8,), cache=True).tolist() == [[value] * 8]
+
+
+def test_two_places_of_one_name() -> None:
+    """Reference file systems all have the same URL."""
+    pytest.importorskip("fsspec")
+
+    def opened(value: int) -> Any:
+        objects: dict[str, bytes] = {}
+        gpuzarr.create_array(objects, shape=4, dtype="u1", chunks=4, codecs=[], device="cpu")[...] = value
+        texts = {key: bytes(one).decode("latin1") for key, one in objects.items()}
+        return gpuzarr.open_array("reference://", storage_options={"fo": texts}, device="cpu")
+
+    arrays = opened(65), opened(66)
+    assert [one.patches([[0]], (4,), cache=True).tolist()[0][0] for one in arrays] == [65, 66]
+
+
+def test_a_write_that_fails_half_way_is_forgotten_too() -> None:
+    class Full(dict[str, bytes]):
+        bad = ""
+
+        def __setitem__(self, key: str, value: bytes) -> None:
+            if key == self.bad:
+                raise OSError("full")
+            super().__setitem__(key, value)
+
+    objects = Full()
+    array = gpuzarr.create_array(objects, shape=256, dtype="u1", chunks=1, codecs=[], device="cpu")
+    array[...] = 1
+    origins = np.arange(256)[:, None]
+    array.patches(origins, (1,), cache=True)
+    objects.bad = "c/255"
+    with pytest.raises(gpuzarr.GpuzarrError):
+        array[...] = 2
+    assert np.array_equal(array.patches(origins, (1,), cache=True)[:, 0], array[...])
+
+
+@pytest.mark.parametrize("name", SOME)
+def test_a_read_holds_no_more_for_the_cache_than_it_keeps(name: str) -> None:
+    array = gpuzarr.open_array(objects_of(), device=name)
+    room = 2 * (8 * 8 * 2 + 16 + 256)
+    with gpuzarr.configured(cache_nbytes=room, device_cache_nbytes=room):
+        array.patches([[0, 0], [0, 8], [0, 16], [8, 0]], (8, 8), cache=True)
+        assert len(cache_of(None if name == "cpu" else device_named(name))) == 2
+    with gpuzarr.configured(cache_nbytes=0, device_cache_nbytes=0):
+        assert counts(array, BOXES)[0] > 0
+        assert counts(array, BOXES)[:2] == (4, 0), "off"
+
+
+def test_chunks_that_differ_in_size_are_found_again() -> None:
+    objects: dict[str, bytes] = {}
+    made = gpuzarr.create_array(objects, shape=60, dtype="u2", chunks=[(10, 20, 30)], device="cpu")
+    made[...] = np.arange(60)
+    stats = ReadStats()
+    for origins in ([[0]], [[0], [15]], [[15], [40]]):
+        made.patches(origins, (5,), cache=True, stats=stats)
+    assert (stats.chunks, stats.hits) == (3, 2)
 
 
 @pytest.mark.parametrize("name", SOME)
