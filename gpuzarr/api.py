@@ -11,6 +11,7 @@ import numpy as np
 from gpuzarr.array import Array
 from gpuzarr.device.choose import choose
 from gpuzarr.engine.cache import changing, changing_below
+from gpuzarr.engine.extents import is_new
 from gpuzarr.engine.turns import turn
 from gpuzarr.engine.values import on_host
 from gpuzarr.errors import ArgumentError, ReadOnlyError
@@ -206,6 +207,7 @@ def _prepared(
         meta = replace(meta, attributes=dict(attributes))
     store, path = _require_writable(open_store(target, storage_options, create=True)), _clean(path)
     require_no_array_above(store, path)
+    is_new(store, path)
     prefix = f"{path}/" if path else ""
     documents = [join(path, name) for name in DOCUMENTS if store.exists(join(path, name))]
     if documents and not overwrite:

@@ -205,6 +205,7 @@ class Array:
         offset: float | None = None,
         axes: Sequence[int] | None = None,
         cache: bool = False,
+        stream: Any = None,
         stats: ReadStats | None = None,
     ) -> Any:
         """Boxes of one `shape` at `origins` [n, d], one behind the other: an array [n, *shape] on this
@@ -214,9 +215,9 @@ class Array:
         boxes take the first ones whole. `shape` may list indices for a dimension instead of a length:
         channels, say. Origins may be negative, and boxes may reach over the edge, as `mode` says: "error" (a
         SelectionError), "constant" (`fill`, by default the array's fill value), or "edge", "reflect", "wrap",
-        as in `numpy.pad`. `out` has the result's shape and type. `cache`: chunks are
-        kept decoded, on the device that they were decoded on, for all handles of the process, within the
-        settings `cache_nbytes` and `device_cache_nbytes`. `stats` counts requests, bytes and chunks.
+        as in `numpy.pad`. `out` has the result's shape and type. `cache`: chunks are kept decoded, on the
+        device that they were decoded on, for all handles of the process, within the settings `cache_nbytes`
+        and `device_cache_nbytes`. `stream` and `stats` are those of `read`.
 
         `dtype` is the result's type: float16, float32 or float64; with `scale` or `offset`, float32 where it
         is not given. Values, `fill` among them, become float32 (float64 for float64), times `scale`, plus
@@ -231,7 +232,8 @@ class Array:
         at, sizes = boxes(origins, shape, self.shape)
         finish = finish_of(self.metadata, dtype, scale, offset, axes)
         stats = stats or ReadStats()
-        return read_boxes(self._source, at, sizes, mode, fill, out, stats, self._device, finish, cache)
+        with nullcontext() if stream is None else stream:
+            return read_boxes(self._source, at, sizes, mode, fill, out, stats, self._device, finish, cache)
 
     @property
     def oindex(self) -> Indexer:

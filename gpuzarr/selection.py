@@ -324,15 +324,16 @@ def _assemble(
     return Selection(shape, tuple(groups), tuple(result_shape))
 
 
-def boxes(
-    origins: Any, shape: Sequence[int | Sequence[int]], array_shape: Shape
-) -> tuple[Int64s, list[int | list[int]]]:
+def boxes(origins: Any, shape: Any, array_shape: Shape) -> tuple[Int64s, list[int | list[int]]]:
     """Origins as int64[n, d], and what a box takes along each axis: a length, or indices. Axes that origins
     say nothing of are the first ones, and taken whole."""
-    at = np.asarray(origins)
+    try:
+        at, wanted = np.asarray(origins), list(shape)
+    except (TypeError, ValueError) as error:
+        raise SelectionError(f"boxes of shape {shape!r} at {origins!r:.80}: {error}") from error
     ndim = len(array_shape)
     if at.size == 0 and at.ndim < 2:
-        at = np.zeros((0, len(tuple(shape))), np.int64)
+        at = np.zeros((0, len(wanted)), np.int64)
     if at.ndim != 2 or at.shape[1] > ndim or (at.size and at.dtype.kind not in "iu"):
         raise SelectionError(
             f"origins are {at.dtype}{list(at.shape)}, not whole numbers [n, {ndim}]",
@@ -341,13 +342,14 @@ def boxes(
     if at.size and (at.min() < -_FAR or at.max() > _FAR):
         raise SelectionError("an origin is further away than 2**62")
     sizes: list[int | list[int]] = []
-    for one in shape:
-        if isinstance(one, (Sequence, np.ndarray)) and not isinstance(one, str):
-            sizes.append([index(item) for item in one])
+    for one in wanted:
+        listed = isinstance(one, Sequence) or (isinstance(one, np.ndarray) and one.ndim)
+        if listed and not isinstance(one, (str, bytes)):
+            sizes.append([_whole(item, shape) for item in list(one)])
         else:
             size = _whole(one, shape)
             if not 0 <= size < _FAR:
-                raise SelectionError(f"boxes of shape {tuple(shape)}")
+                raise SelectionError(f"boxes of shape {tuple(wanted)}")
             sizes.append(size)
     whole = ndim - at.shape[1]
     if len(sizes) == at.shape[1]:
@@ -362,6 +364,8 @@ def boxes(
 
 
 def _whole(value: Any, shape: Any) -> int:
+    if isinstance(value, (bool, np.bool_)):
+        raise SelectionError(f"boxes of shape {shape!r}: a truth value is no number of elements")
     try:
         return index(value)
     except TypeError as error:

@@ -117,14 +117,15 @@ class _Shard:
         update, meta = self.update, self.update.meta
         take(self.store, [self.key])
         self.taken = True
+        update.settle()
         at = np.array(self.cell, np.int64)
         axes = meta.grid.axes
         first = np.array([axis.low(at[i : i + 1])[0] for i, axis in enumerate(axes)], np.int64)
         shape = meta.grid.chunk_shapes(at.reshape(1, -1))[0]
         inner = np.array(meta.levels[-1].chunk_shape, np.int64)
-        there = -(-np.minimum(shape, np.array(meta.shape, np.int64) - first) // inner)
+        there = -(-np.minimum(shape, np.array(update.extent, np.int64) - first) // inner)
         old: Buffer | None = None
-        written = np.array(update.written, np.int64)
+        written = np.array(update.stored, np.int64)
         partly = prod(there.tolist()) > len(self.rows) or not update.whole[self.rows].all()
         if partly and (first < written).all():
             most = prod((shape // inner).tolist()) * (4 * update.decoded_nbytes + 64) + MODEST_NBYTES

@@ -33,11 +33,10 @@ from gpuzarr.selection import Selection, Span
 from gpuzarr.store.base import Buffer
 
 _MOST_GROUPS: Final = 15  # what kernels/scatter.cu is made for, less the one of the chunk
+_MOST_ITEMSIZE: Final = 1024  # what kernels/encoded.cu compares with the fill value
 _TILE: Final = 64 << 10  # bytes of a chunk that one block moves
 _LEAST: Final = 16 << 20  # decoded bytes of a part: fewer leave a device idle
-_PARTS: Final = (
-    4  # that the chunks of an object, or of a write, are cut into: one is stored while another is encoded
-)
+_PARTS: Final = 4  # of a write, at least: one is stored while another is encoded
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +57,7 @@ class Values:
         meta, groups = source.meta, selection.groups
         if (
             not meta.has_bytes
+            or meta.dtype.itemsize > _MOST_ITEMSIZE
             or len(groups) > _MOST_GROUPS
             or not all(isinstance(one, Span) for one in groups)
         ):

@@ -7,7 +7,7 @@ missing.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -22,6 +22,7 @@ from gpuzarr.plan.table import Int64s, Plan
 from gpuzarr.selection import Selection, Span
 
 _TILE = 64 << 10  # bytes of a chunk that one block of kernels/scatter.cu copies
+_MOST_BLOCKS = 1 << 30  # of a launch
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +61,10 @@ class Boxes:
     extent: Int64s
     step: Int64s
 
+    def part(self, rows: slice) -> Boxes:
+        """Some of them."""
+        return replace(self, chunk_lo=self.chunk_lo[rows], out_lo=self.out_lo[rows], extent=self.extent[rows])
+
 
 class Landing:
     """Of one read. Along a group that is no axis of the array (`boxes.Pieces`) a chunk has one element."""
@@ -97,20 +102,23 @@ class Landing:
     def _scatter(self, lane: Lane, shape: int, src: DeviceBuffer, offset: Int64s, boxes: Boxes) -> None:
         """Chunks at a negative offset are missing."""
         src_points, dst_points, table = self.points[shape]
-        parts = max(-(-self._chunk_nbytes(shape) // _TILE), 1)
-        lane.launch(
-            "gz_scatter",
-            len(offset) * parts,
-            256,
-            src=src,
-            src_offset=offset,
-            **self._places(shape, boxes),
-            table=table,
-            src_points=src_points,
-            dst_points=dst_points,
-            fill=self.fill_value,
-            tiles=parts,
-        )
+        largest = int(boxes.extent.prod(axis=1).max(initial=1)) * self.chains[shape].spec.dtype.itemsize
+        parts = max(-(-largest // _TILE), 1)
+        for first in range(0, len(offset), _MOST_BLOCKS // parts):
+            rows = slice(first, first + _MOST_BLOCKS // parts)
+            lane.launch(
+                "gz_scatter",
+                len(offset[rows]) * parts,
+                256,
+                src=src,
+                src_offset=offset[rows],
+                **self._places(shape, boxes.part(rows)),
+                table=table,
+                src_points=src_points,
+                dst_points=dst_points,
+                fill=self.fill_value,
+                tiles=parts,
+            )
 
     def _unshuffle(self, lane: Lane, shape: int, batch: Batch, planes: Int64s, boxes: Boxes) -> None:
         nbytes = self._chunk_nbytes(shape)

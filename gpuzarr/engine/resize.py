@@ -26,6 +26,7 @@ from gpuzarr import selection
 from gpuzarr.device.choose import Place
 from gpuzarr.engine.cache import changing
 from gpuzarr.engine.consolidate import announce
+from gpuzarr.engine.extents import becomes
 from gpuzarr.engine.source import Source
 from gpuzarr.engine.stats import WriteStats
 from gpuzarr.engine.turns import turn
@@ -107,6 +108,7 @@ def resize(source: Source, shape: Any) -> Source:
         if grown:
             _remove_outside(source, source.meta.grid, stats)
             _clear_edges(largest, old, grown, old, stats)
+        becomes(source, new)
         announce(store, source.path, put_node(store, source.path, made.meta.document))
         if cut:
             _remove_outside(source, made.meta.grid, stats)
@@ -117,19 +119,24 @@ def resize(source: Source, shape: Any) -> Source:
 def append(source: Source, values: Any, axis: int, place: Place | None = None) -> Source:
     """The array with `values` behind its end along `axis`. Their chunks are stored before the new shape."""
     store, stats = writable(source), WriteStats()
-    given = values if hasattr(values, "shape") else np.asarray(values)
+    given = _given(values)
+    device = None if place is None else place.device
+    # Types that the device's arrays lack come with axes of their own.
+    within = device.form(source.meta.dtype)[1] if device is not None and device.owns(given) else ()
     with _newest(source) as source:
         old = source.meta.shape
         ndim = len(old)
         if not -ndim <= axis < ndim:
             raise ArgumentError(f"axis {axis} of an array of {ndim} dimensions")
         axis %= ndim
-        others = [n for i, n in enumerate(given.shape) if i != axis]
-        if len(given.shape) != ndim or others != [n for i, n in enumerate(old) if i != axis]:
+        outer = tuple(given.shape)[: len(given.shape) - len(within)]
+        others = [n for i, n in enumerate(outer) if i != axis]
+        if len(outer) != ndim or others != [n for i, n in enumerate(old) if i != axis]:
             raise ArgumentError(f"values of shape {tuple(given.shape)} behind an array of shape {old}")
         shape = list(old)
         shape[axis] += int(given.shape[axis])
         grown = _reshaped(source, shape)
+        becomes(source, tuple(shape))
         key = tuple(slice(old[i], None) if i == axis else slice(None) for i in range(ndim))
         write(grown, selection.basic(key, tuple(shape)), given, stats, place, written=old)
         announce(store, source.path, put_node(store, source.path, grown.meta.document))
@@ -150,6 +157,16 @@ def changed_attributes(
         announce(store, source.path, documents_of(document, kept))
         meta = replace(source.meta, document=document, attributes=kept)
         return replace(source, meta=meta), MappingProxyType(kept)
+
+
+def _given(values: Any) -> Any:
+    """Values with a shape."""
+    if hasattr(values, "shape"):
+        return values
+    try:
+        return np.asarray(values)
+    except ValueError as error:
+        raise ArgumentError(f"the values are no array: {error}") from error
 
 
 def _remove_outside(source: Source, grid: Grid, stats: WriteStats) -> None:

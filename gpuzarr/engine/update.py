@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from gpuzarr import config
 from gpuzarr.codecs.base import as_bytes
 from gpuzarr.codecs.chain import Chain
+from gpuzarr.engine.extents import extent_of
 from gpuzarr.engine.scratch import scratch
 from gpuzarr.engine.source import Source
 from gpuzarr.engine.stats import WriteStats
@@ -34,7 +35,8 @@ class Update(ABC):
         self, source: Source, selection: Selection, stats: WriteStats, written: tuple[int, ...] | None = None
     ) -> None:
         self.source, self.meta, self.stats = source, source.meta, stats
-        self.written = source.meta.shape if written is None else written
+        self.written = written
+        self.extent = extent_of(source)
         self.plan, cells = plan_pieces(selection, source.meta.chunk_grid)
         self.cells = cells.cells  # [n, d]
         self.groups = selection.groups
@@ -44,9 +46,7 @@ class Update(ABC):
         self.low = np.empty_like(self.cells)  # [n, d], the first element of each chunk
         for i, axis in enumerate(axes):
             self.low[:, i] = axis.low(self.cells[:, i])
-        self.there = np.all(self.low < np.array(self.written, np.int64).reshape(1, -1), axis=1)
-        """[n]: the chunk may have been stored before."""
-        self.whole = self._whole()
+        self._locate()
         self.decoded_nbytes = max([1, *(self.meta.chain(shape).spec.limit for shape in self.plan.shapes)])
         """Of the largest chunk."""
 
@@ -60,6 +60,23 @@ class Update(ABC):
         any and are not written whole. None for one that holds the fill value alone; the old bytes themselves
         if nothing changes."""
 
+    def settle(self) -> None:
+        """Look again how large the array is, in one's turn at an object: others may have let it grow."""
+        extent = extent_of(self.source)
+        if extent != self.extent:
+            self.extent = extent
+            self._locate()
+
+    @property
+    def stored(self) -> tuple[int, ...]:
+        """Elements outside of this shape were never stored."""
+        return self.extent if self.written is None else self.written
+
+    def _locate(self) -> None:
+        self.there = np.all(self.low < np.array(self.stored, np.int64).reshape(1, -1), axis=1)
+        """[n]: the chunk may have been stored before."""
+        self.whole = self._whole()
+
     def _whole(self) -> NDArray[np.bool_]:
         """[n]: every element of the chunk that the array has is written."""
         whole = np.ones(len(self.plan), bool)
@@ -67,7 +84,8 @@ class Update(ABC):
             if isinstance(group, Points):  # may name an element twice
                 return np.zeros(len(self.plan), bool)
             axis = self.meta.chunk_grid.axes[group.axis]
-            held = np.minimum(axis.sizes(self.cells[:, group.axis]), axis.length - self.low[:, group.axis])
+            left = self.extent[group.axis] - self.low[:, group.axis]
+            held = np.minimum(axis.sizes(self.cells[:, group.axis]), left)
             whole &= self.plan.extent[:, g] == held
         return whole
 
@@ -85,7 +103,7 @@ class Update(ABC):
 
     def base(self, row: int, old: Buffer | None) -> tuple[NDArray[Any], NDArray[Any] | None]:
         """What a row's piece is written into: the chunk's values so far, and the fill value where it has none
-        or lies beyond the array's end. And the values alone, where there are any."""
+        or nothing was ever written. And the values alone, where there are any."""
         spec, before = self.chain(row).spec, None
         chunk = np.empty(spec.shape, spec.dtype)
         if old is None or self.whole[row] or not self.there[row]:
@@ -93,7 +111,8 @@ class Update(ABC):
             return chunk, None
         self.source.check_encoded(memoryview(old).nbytes, spec.shape)
         chunk[...] = before = self.chain(row).decode(old)
-        for axis, left in enumerate((np.array(self.written, np.int64) - self.low[row]).tolist()):
+        ends = () if self.written is None else (np.array(self.written, np.int64) - self.low[row]).tolist()
+        for axis, left in enumerate(ends):
             if left < spec.shape[axis]:
                 chunk[(slice(None),) * axis + (slice(left, None),)] = self.fill
         return chunk, before

@@ -66,3 +66,13 @@ def run_all(tasks: list[Callable[[], None]]) -> None:
             future.cancel() or future.exception()
     if failed:
         raise failed[0]
+
+
+def _child() -> None:
+    """A forked child has none of the threads that may hold the lock."""
+    global _pool_lock
+    _pool_lock = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_child)

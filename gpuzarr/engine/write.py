@@ -111,6 +111,7 @@ def _bundle(update: Update, store: WritableStore, rows: Sequence[int]) -> None:
     source, plan = update.source, update.plan
     keys = {row: source.key(plan.objects[plan.key[row]].tolist()) for row in rows}
     with turn(store, list(keys.values())):
+        update.settle()
         partly = [row for row in rows if not update.whole[row] and update.there[row]]
         requests = [Request(keys[row]) for row in partly]
 

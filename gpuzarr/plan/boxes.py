@@ -20,13 +20,15 @@ from numpy.typing import NDArray
 
 from gpuzarr.errors import ArgumentError, LimitError, SelectionError
 from gpuzarr.grid import Axis, Grid
-from gpuzarr.plan.pieces import MOST_ROWS, Cells, shapes_of
+from gpuzarr.plan.pieces import Cells, shapes_of
 from gpuzarr.plan.table import WHOLE, Int64s, Plan, unique_rows
 from gpuzarr.selection import Selection, Span
 
 Mode = Literal["error", "constant", "edge", "reflect", "wrap"]
 """What lies over an array's edge: an error, the fill value, or what `numpy.pad` puts there."""
 MODES: Final = get_args(Mode)
+
+_MOST_PIECES: Final = 1 << 23  # one takes some 450 bytes
 
 Extent = int | Sequence[int]
 """Along one axis: so many elements from the origin on, or these ones, whatever the origin."""
@@ -69,8 +71,7 @@ def plan_boxes(
         cuts.append(_cut(runs, axis, n))
     counts = np.stack([cut.count for cut in cuts], axis=1) if cuts else np.ones((n, 1), np.int64)
     most = float(np.prod(counts.astype(np.float64), axis=1).sum())
-    if most > MOST_ROWS:
-        raise LimitError(f"{int(most):,} pieces of chunks in one read", hint="read fewer boxes at a time")
+    _check(most)
     total = np.prod(counts, axis=1)
     pieces = int(total.sum())
     box = np.repeat(np.arange(n, dtype=np.int64), total)
@@ -109,6 +110,11 @@ def plan_boxes(
     )
     chunk_lo, out_lo, extent, step = (column[order] for column in (chunk_lo, out_lo, extent, step))
     return plan, Cells(unique), Pieces(first, chunk_lo, out_lo, extent, step, np.flatnonzero(outside))
+
+
+def _check(pieces: float) -> None:
+    if pieces > _MOST_PIECES:
+        raise LimitError(f"{pieces:.3g} pieces of chunks in one read", hint="read fewer boxes at a time")
 
 
 def _selection(array_shape: tuple[int, ...], n: int, sizes: tuple[int, ...]) -> Selection:
@@ -205,6 +211,7 @@ def _folded(origin: Int64s, extent: int, length: int, short: NDArray[np.bool_], 
     period = max(length - 1, 1) if mirrored else length
     first = origin // period
     count = (origin + extent - 1) // period - first + 1
+    _check(float(count.astype(np.float64).sum()))
     box = np.repeat(np.arange(len(origin), dtype=np.int64), count)
     turn = first[box] + np.arange(len(box), dtype=np.int64) - np.repeat(np.cumsum(count) - count, count)
     low = np.maximum(origin[box], turn * period)
@@ -226,8 +233,7 @@ def _cut(runs: _Runs, axis: Axis, n: int) -> _Cuts:
     low, high = np.minimum(runs.start, ends), np.maximum(runs.start, ends)
     begin = axis.chunk_of(low)
     many = axis.chunk_of(high) - begin + 1
-    if many.astype(np.float64).sum() > MOST_ROWS:
-        raise LimitError("too many pieces of chunks in one read", hint="read fewer boxes at a time")
+    _check(float(many.astype(np.float64).sum()))
     run = np.repeat(np.arange(len(many), dtype=np.int64), many)
     cell = begin[run] + np.arange(len(run), dtype=np.int64) - np.repeat(np.cumsum(many) - many, many)
     edge = axis.low(cell)

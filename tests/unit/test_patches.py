@@ -9,7 +9,7 @@ import pytest
 
 import gpuzarr
 from gpuzarr import ReadStats
-from gpuzarr.errors import ArgumentError, ChunkError, SelectionError
+from gpuzarr.errors import ArgumentError, ChunkError, LimitError, SelectionError
 from tests.devices import SOME, to_host
 
 VALUES = np.arange(24 * 32, dtype=np.uint16).reshape(24, 32)
@@ -101,11 +101,33 @@ def test_leading_dimensions_are_whole_and_channels_may_be_chosen(name: str) -> N
         ([[0, 1]], (3, "3"), "shape"),
         ([[0, 1 << 62]], (3, 3), "further"),
         ([[True, False]], (3, 3), "bool"),
+        ([[0, 1]], 64, "not iterable"),
+        ([[0, 1]], ([0.5], 3), "float"),
+        ([[0, 1]], ([True, False], 3), "truth value"),
+        ([[0, 1], [2]], (3, 3), "inhomogeneous"),
     ],
 )
 def test_boxes_that_cannot_be(origins: Any, shape: Any, said: str) -> None:
     with pytest.raises(SelectionError, match=said):
         array_of().patches(origins, shape)
+
+
+@pytest.mark.parametrize("mode", ["wrap", "reflect"])
+def test_a_box_of_more_turns_than_can_be_planned(mode: str) -> None:
+    array = gpuzarr.create_array({}, shape=1, dtype="u1", chunks=1, device="cpu")
+    for boxes in (1, 16, 17):
+        with pytest.raises(LimitError, match="pieces"):
+            array.patches(np.zeros((boxes, 1), np.int64), (2**60,), mode=mode)
+
+
+def test_many_small_boxes_of_a_large_chunk_are_one_small_launch() -> None:
+    """As many blocks of threads as the boxes need, not as the chunk has bytes."""
+    objects: dict[str, bytes] = {}
+    gpuzarr.create_array(objects, shape=16 << 20, dtype="u1", chunks=16 << 20, codecs=[], device="cpu")
+    objects["c/0"] = bytes(range(256)) * (1 << 16)
+    array = gpuzarr.open_array(objects, device="sim")
+    found = array.patches(np.arange(3000)[:, None] * 1000, (1,)).get()
+    assert np.array_equal(found[:, 0], (np.arange(3000) * 1000 % 256).astype(np.uint8))
 
 
 def test_a_mode_or_a_fill_that_is_not_known() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -480,3 +481,36 @@ def test_writers_that_are_killed(kind: str, layout: str, tmp_path: Path) -> None
     pytest.importorskip("zarr", reason="zarr-python, which reads what is left, is not installed")
     gpuzarr.create_group(tmp_path)
     assert kills.kill_once(kind, layout, 0.02 * np.random.default_rng().random(), tmp_path) is None
+
+
+@pytest.mark.parametrize("shards", [None, 8])
+def test_a_handle_with_an_older_shape_leaves_alone_what_was_appended(shards: int | None) -> None:
+    objects: dict[str, bytes] = {}
+    one = gpuzarr.create_array(objects, shape=4, dtype="u1", chunks=8, shards=shards, device="cpu")
+    one[...] = 1
+    other = gpuzarr.open_array(objects, mode="r+", device="cpu")
+    other.append([2, 2, 2])
+    one[0] = 9
+    assert gpuzarr.open_array(objects, device="cpu")[...].tolist() == [9, 1, 1, 1, 2, 2, 2]
+    one[...] = 3
+    assert gpuzarr.open_array(objects, device="cpu")[...].tolist() == [3, 3, 3, 3, 2, 2, 2]
+
+
+@pytest.mark.parametrize("shards", [None, 64])
+def test_threads_append_and_write_one_array(shards: int | None) -> None:
+    objects: dict[str, bytes] = {}
+    array = gpuzarr.create_array(objects, shape=4, dtype="u1", chunks=64, shards=shards, device="cpu")
+    array[...] = 1
+    stop = threading.Event()
+
+    def write() -> None:
+        while not stop.is_set():
+            array[0] = 7
+
+    thread = threading.Thread(target=write)
+    thread.start()
+    for _ in range(40):
+        array.append([2, 2, 2])
+    stop.set()
+    thread.join()
+    assert gpuzarr.open_array(objects, device="cpu")[1:].tolist() == [1] * 3 + [2] * 120
