@@ -174,13 +174,14 @@ def consolidate(
 
 def save(target: Any, values: Any, path: str = "", **create: Any) -> Array:
     """Store an array in host memory or on a device as a new Zarr array; `create` are options of
-    `create_array`. It can be opened once all of it is stored."""
-    given = np.asarray(on_host(values))  # all of it, since it may be what is overwritten
+    `create_array`. Values on the device that `create` names are encoded there. It can be opened once all of it is stored."""
+    chosen = choose(create.get("device", "auto"))
+    there = chosen.device is not None and chosen.device.owns(values)
+    given = values if there else np.asarray(on_host(values))  # all of it: it may be what is overwritten
     known = {"shape": tuple(given.shape), "dtype": given.dtype, **create}
     names = ("overwrite", "device", "storage_options", "attributes")
     options = {name: known.pop(name) for name in names if name in known}
     attributes = options.get("attributes")
-    chosen = choose(options.get("device", "auto"))
     from gpuzarr.meta.create import array_document
 
     document = array_document(**known, attributes=attributes)

@@ -234,7 +234,7 @@ def _options(
         "chunks": chunks,
         "shards": shards,
         "codecs": codecs,
-        "fill_value": 0,
+        "fill_value": None if source.dtype.kind in "SUV" else 0,
         "dimension_names": names,
         "zarr_format": zarr_format,
         "separator": "/",

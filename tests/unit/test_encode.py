@@ -143,6 +143,15 @@ def test_appending_values_of_a_device() -> None:
     assert np.array_equal(stored(objects), np.concatenate([VALUES, VALUES[:20]]))
 
 
+def test_saving_values_of_a_device() -> None:
+    objects: dict[str, bytes] = {}
+    device = SimDevice.named("sim")
+    device.counters = Counters()
+    gpuzarr.save(objects, sim(VALUES), codecs=ZSTD, chunks=(16, 32), device="sim")
+    assert np.array_equal(stored(objects), VALUES)
+    assert "gz_compressed" in device.counters.kernels
+
+
 def _faulty(self: Zstd, batch: Encoded, decoded: Any, lane: Any) -> Encoded:
     """Says of every second chunk that it cannot be encoded, and gives it no sizes to be believed."""
     from gpuzarr.codecs.base import compressed
