@@ -174,7 +174,8 @@ def consolidate(
 
 def save(target: Any, values: Any, path: str = "", **create: Any) -> Array:
     """Store an array in host memory or on a device as a new Zarr array; `create` are options of
-    `create_array`. Values on the device that `create` names are encoded there. It can be opened once all of it is stored."""
+    `create_array`. Values on the device that `create` names are encoded there. The array can be opened once
+    all of it is stored."""
     chosen = choose(create.get("device", "auto"))
     there = chosen.device is not None and chosen.device.owns(values)
     given = values if there else np.asarray(on_host(values))  # all of it: it may be what is overwritten

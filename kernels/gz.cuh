@@ -1,4 +1,5 @@
-// What every kernel includes, and nothing else: integer types, the kernel macro, unaligned loads and stores.
+// What every kernel includes, and nothing else: integer types, the kernel macro, loads and stores at any address,
+// copies by a warp, and what several kernels do with words: reverse, divide, transpose.
 //
 // The same sources are compiled by NVRTC and nvcc for a GPU and by a C++ compiler for the simulated device
 // (host/shim.h). No system header is included: NVRTC has none.
@@ -149,4 +150,33 @@ GZ_DEVICE u64 gz_swapped(u64 v, u32 unit) {
 GZ_DEVICE u128 gz_swapped(u128 v, u32 unit) {
     if (unit == 16) return gz_reversed(v);
     return u128{gz_swapped(v.lo, unit), gz_swapped(v.hi, unit)};
+}
+
+// Division of 32 bits by multiplication. inverse: gz_inverted(divisor), which is not zero.
+GZ_DEVICE u32 gz_inverted(u32 divisor) { return 0xFFFFFFFFu / divisor; }
+
+GZ_DEVICE u32 gz_divided(u32 value, u32 divisor, u32 inverse) {
+    u32 quotient = __umulhi(value, inverse);  // one too small at most
+    return value - quotient * divisor >= divisor ? quotient + 1 : quotient;
+}
+
+// 4 × 4 bytes: byte k of in[j] becomes byte j of the k-th word.
+GZ_DEVICE void gz_transpose_bytes(const u32* in, u32& a, u32& b, u32& c, u32& d) {
+    u32 low01 = __byte_perm(in[0], in[1], 0x5140), low23 = __byte_perm(in[2], in[3], 0x5140);
+    u32 high01 = __byte_perm(in[0], in[1], 0x7362), high23 = __byte_perm(in[2], in[3], 0x7362);
+    a = __byte_perm(low01, low23, 0x5410), b = __byte_perm(low01, low23, 0x7632);
+    c = __byte_perm(high01, high23, 0x5410), d = __byte_perm(high01, high23, 0x7632);
+}
+
+// Exchange bits of a and b: those of b in `mask` with those of a that are `by` higher.
+GZ_DEVICE void gz_exchange(u32& a, u32& b, u32 by, u32 mask) {
+    u32 changed = (a >> by ^ b) & mask;
+    b ^= changed, a ^= changed << by;
+}
+
+// Four times 8 × 8 bits: bit k of byte c of row[j] becomes bit j of byte c of row[k].
+GZ_DEVICE void gz_transpose_bits(u32* row) {
+    for (u32 k = 0; k < 8; k += 2) gz_exchange(row[k], row[k + 1], 1, 0x55555555);
+    for (u32 k = 0; k < 8; k += k & 1 ? 3 : 1) gz_exchange(row[k], row[k + 2], 2, 0x33333333);
+    for (u32 k = 0; k < 4; k++) gz_exchange(row[k], row[k + 4], 4, 0x0F0F0F0F);
 }

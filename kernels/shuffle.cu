@@ -37,30 +37,9 @@ struct Tile {
     u32 kind, typesize, width;
 };
 
-GZ_DEVICE u32 inverted(u32 divisor) { return 0xFFFFFFFFu / divisor; }
-
-GZ_DEVICE u32 divided(u32 value, u32 divisor, u32 inverse) {
-    u32 quotient = __umulhi(value, inverse);  // one too small at most
-    return value - quotient * divisor >= divisor ? quotient + 1 : quotient;
-}
-
-// The same for any numbers. Division of 32 bits is several times as fast as of 64.
+// Any numbers. Division of 32 bits is several times as fast as of 64.
 GZ_DEVICE u64 divided(u64 value, u64 divisor) {
     return (value | divisor) >> 32 ? value / divisor : (u32)value / (u32)divisor;
-}
-
-// 4 × 4 bytes: byte k of in[j] becomes byte j of the k-th word.
-GZ_DEVICE void transpose_bytes(const u32* in, u32& a, u32& b, u32& c, u32& d) {
-    u32 low01 = __byte_perm(in[0], in[1], 0x5140), low23 = __byte_perm(in[2], in[3], 0x5140);
-    u32 high01 = __byte_perm(in[0], in[1], 0x7362), high23 = __byte_perm(in[2], in[3], 0x7362);
-    a = __byte_perm(low01, low23, 0x5410), b = __byte_perm(low01, low23, 0x7632);
-    c = __byte_perm(high01, high23, 0x5410), d = __byte_perm(high01, high23, 0x7632);
-}
-
-// Exchange bits of a and b: those of b in `mask` with those of a that are `by` higher.
-GZ_DEVICE void exchange(u32& a, u32& b, u32 by, u32 mask) {
-    u32 changed = (a >> by ^ b) & mask;
-    b ^= changed, a ^= changed << by;
 }
 
 // ---- to shared memory
@@ -85,7 +64,7 @@ template <u32 SIZE> GZ_DEVICE void spread(const u128* part, u8* plane, u32 width
         for (u32 b = 0; b < SIZE; b += 4) {
             u32 in[4], out[4];
             for (u32 j = 0; j < 4; j++) in[j] = w[(j * SIZE + b) / 4];
-            transpose_bytes(in, out[0], out[1], out[2], out[3]);
+            gz_transpose_bytes(in, out[0], out[1], out[2], out[3]);
             for (u32 j = 0; j < 4; j++) *(u32*)(plane + (b + j) * width) = out[j];
         }
     }
@@ -93,14 +72,14 @@ template <u32 SIZE> GZ_DEVICE void spread(const u128* part, u8* plane, u32 width
 
 // `count` items of any size, from the `first`-th on, byte by byte.
 GZ_DEVICE void fetch_bytes(const u8* src, u8* plane, u32 width, u32 first, u32 count, u32 size) {
-    u32 inverse = inverted(size);
+    u32 inverse = gz_inverted(size);
 #pragma unroll 1
     for (u32 at = first * size + threadIdx.x; at < count * size; at += 4 * THREADS) {
         u8 byte[4] = {0, 0, 0, 0};
         for (u32 k = 0; k < 4; k++)
             if (at + k * THREADS < count * size) byte[k] = src[at + k * THREADS];
         for (u32 k = 0; k < 4; k++) {
-            u32 place = at + k * THREADS, item = divided(place, size, inverse);
+            u32 place = at + k * THREADS, item = gz_divided(place, size, inverse);
             if (place < count * size) plane[(place - item * size) * width + item] = byte[k];
         }
     }
@@ -136,12 +115,12 @@ GZ_DEVICE u32 fetch_units(const u8* src, u8* plane, u32 width, u32 count, u32 si
 
 // Planes of bytes into planes of bits, eight for one, of width / 8 bytes. Every thread of the block.
 GZ_DEVICE void to_bits(u8* plane, u32 width, u32 count, u32 size) {
-    u32 parts = (count + 31) / 32, units = size * parts, inverse = inverted(max(parts, 1u));
+    u32 parts = (count + 31) / 32, units = size * parts, inverse = gz_inverted(max(parts, 1u));
     u32 row[2][8] = {};  // no thread has more than two units: a tile has 16384 bytes
     for (u32 h = 0; h < 2; h++) {
         u32 unit = threadIdx.x + h * THREADS;
         if (unit >= units) continue;
-        u32 b = divided(unit, parts, inverse), word[8];
+        u32 b = gz_divided(unit, parts, inverse), word[8];
         const u128* from = (const u128*)(plane + b * width + 32 * (unit - b * parts));
         for (u32 k = 0; k < 2; k++) {
             word[4 * k] = (u32)from[k].lo, word[4 * k + 1] = (u32)(from[k].lo >> 32);
@@ -150,17 +129,15 @@ GZ_DEVICE void to_bits(u8* plane, u32 width, u32 count, u32 size) {
         // Byte c of row j is item 8c + j; then byte c of row k holds bit k of items 8c to 8c + 7.
         u32* r = row[h];
         u32 even[4] = {word[0], word[2], word[4], word[6]}, odd[4] = {word[1], word[3], word[5], word[7]};
-        transpose_bytes(even, r[0], r[1], r[2], r[3]);
-        transpose_bytes(odd, r[4], r[5], r[6], r[7]);
-        for (u32 k = 0; k < 8; k += 2) exchange(r[k], r[k + 1], 1, 0x55555555);
-        for (u32 k = 0; k < 8; k += k & 1 ? 3 : 1) exchange(r[k], r[k + 2], 2, 0x33333333);
-        for (u32 k = 0; k < 4; k++) exchange(r[k], r[k + 4], 4, 0x0F0F0F0F);
+        gz_transpose_bytes(even, r[0], r[1], r[2], r[3]);
+        gz_transpose_bytes(odd, r[4], r[5], r[6], r[7]);
+        gz_transpose_bits(r);
     }
     __syncthreads();
     for (u32 h = 0; h < 2; h++) {
         u32 unit = threadIdx.x + h * THREADS;
         if (unit >= units) continue;
-        u32 b = divided(unit, parts, inverse);
+        u32 b = gz_divided(unit, parts, inverse);
         u8* to = plane + b * width + 4 * (unit - b * parts);
         for (u32 k = 0; k < 8; k++) *(u32*)(to + k * (width / 8)) = row[h][k];
     }
@@ -173,10 +150,10 @@ GZ_DEVICE void put(const u8* plane, u32 width, u32 count, u32 planes, u8* dst, u
     bool aligned = (((u32)gz_address(dst) | (u32)pitch) & 15) == 0;
     u32 cells = aligned ? (count + 15) / 16 : (count + 30) / 16;  // of 16 aligned bytes that they may be in
     if (!count) return;
-    u32 inverse = inverted(cells);
+    u32 inverse = gz_inverted(cells);
 #pragma unroll 1
     for (u32 i = threadIdx.x; i < planes * cells; i += THREADS) {
-        u32 p = divided(i, cells, inverse);
+        u32 p = gz_divided(i, cells, inverse);
         u8* to = dst + p * pitch;
         const u8* from = plane + p * width;
         i32 at = (i32)((i - p * cells) * 16) - (i32)((u32)gz_address(to) & 15);

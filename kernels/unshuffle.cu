@@ -80,13 +80,6 @@ struct Planes {
     u32 width, size, by_size;
 };
 
-GZ_DEVICE u32 inverted(u32 divisor) { return 0xFFFFFFFFu / divisor; }
-
-GZ_DEVICE u32 divided(u32 value, u32 divisor, u32 inverse) {
-    u32 quotient = __umulhi(value, inverse);  // one too small at most
-    return value - quotient * divisor >= divisor ? quotient + 1 : quotient;
-}
-
 GZ_DEVICE u128 joined(u32 a, u32 b, u32 c, u32 d) { return u128{(u64)b << 32 | a, (u64)d << 32 | c}; }
 
 // Four bytes at any place. Of the word behind, some are looked at too.
@@ -94,14 +87,6 @@ GZ_DEVICE u32 four(const u8* p) {
     u32 skew = (u32)gz_address(p) & 3;
     const u32* word = (const u32*)(p - skew);
     return __funnelshift_r(word[0], word[1], 8 * skew);
-}
-
-// 4 × 4 bytes: byte k of in[j] becomes byte j of the k-th word.
-GZ_DEVICE void transpose_bytes(const u32* in, u32& a, u32& b, u32& c, u32& d) {
-    u32 low01 = __byte_perm(in[0], in[1], 0x5140), low23 = __byte_perm(in[2], in[3], 0x5140);
-    u32 high01 = __byte_perm(in[0], in[1], 0x7362), high23 = __byte_perm(in[2], in[3], 0x7362);
-    a = __byte_perm(low01, low23, 0x5410), b = __byte_perm(low01, low23, 0x7632);
-    c = __byte_perm(high01, high23, 0x5410), d = __byte_perm(high01, high23, 0x7632);
 }
 
 // ---- to shared memory
@@ -128,9 +113,9 @@ GZ_DEVICE void fetch_bytes(const u8* src, const u8* end, u64 pitch, u32 size, u8
                            u32 count) {
     u32 parts = (count + 15) / 16;
     if (!parts) return;
-    u32 inverse = inverted(parts);
+    u32 inverse = gz_inverted(parts);
     for (u32 i = threadIdx.x; i < size * parts; i += blockDim.x) {
-        u32 b = divided(i, parts, inverse), at = (i - b * parts) * 16;
+        u32 b = gz_divided(i, parts, inverse), at = (i - b * parts) * 16;
         const u8* from = src + b * pitch + at;
         u8* to = plane + b * width + at;
         u32 skew = (u32)gz_address(from) & 3;
@@ -145,21 +130,15 @@ GZ_DEVICE void fetch_bytes(const u8* src, const u8* end, u64 pitch, u32 size, u8
     }
 }
 
-// Exchange bits of a and b: those of b in `mask` with those of a that are `by` higher.
-GZ_DEVICE void exchange(u32& a, u32& b, u32 by, u32 mask) {
-    u32 changed = (a >> by ^ b) & mask;
-    b ^= changed, a ^= changed << by;
-}
-
 // The same for planes of bits, `pitch` bytes apart: eight of them make one of bytes. A thread takes four
 // bytes of each of the eight, which are 32 items.
 GZ_DEVICE void fetch_bits(const u8* src, const u8* end, u64 pitch, u32 size, u8* plane, u32 width,
                           u32 count) {
     u32 parts = (count + 31) / 32;
     if (!parts) return;
-    u32 inverse = inverted(parts);
+    u32 inverse = gz_inverted(parts);
     for (u32 i = threadIdx.x; i < size * parts; i += blockDim.x) {
-        u32 b = divided(i, parts, inverse), at = (i - b * parts) * 4, row[8];
+        u32 b = gz_divided(i, parts, inverse), at = (i - b * parts) * 4, row[8];
         const u8* from = src + 8 * b * pitch + at;
         i64 left = end - (from + 7 * pitch);  // in the last one
         if (left >= 4 && ((gz_address(from) | pitch) & 3) == 0) {
@@ -174,12 +153,10 @@ GZ_DEVICE void fetch_bits(const u8* src, const u8* end, u64 pitch, u32 size, u8*
             }
         }
         // Byte c of row k holds bit k of items 8c to 8c + 7; then byte c of row j is item 8c + j.
-        for (u32 k = 0; k < 4; k++) exchange(row[k], row[k + 4], 4, 0x0F0F0F0F);
-        for (u32 k = 0; k < 8; k += k & 1 ? 3 : 1) exchange(row[k], row[k + 2], 2, 0x33333333);
-        for (u32 k = 0; k < 8; k += 2) exchange(row[k], row[k + 1], 1, 0x55555555);
+        gz_transpose_bits(row);
         u32 word[8];
-        transpose_bytes(row, word[0], word[2], word[4], word[6]);
-        transpose_bytes(row + 4, word[1], word[3], word[5], word[7]);
+        gz_transpose_bytes(row, word[0], word[2], word[4], word[6]);
+        gz_transpose_bytes(row + 4, word[1], word[3], word[5], word[7]);
         u128* to = (u128*)(plane + b * width + 8 * at);
         to[0] = joined(word[0], word[1], word[2], word[3]);
         to[1] = joined(word[4], word[5], word[6], word[7]);
@@ -242,7 +219,7 @@ GZ_DEVICE void fold(Box& box, const Axis* axis, const Tile& tile, const u8* dst,
         }
         u32 span = (extent - 1) * step + 1;
         u32 n = box.groups++;
-        box.group[n] = {shape, inverted(shape), left % shape, lo, span, step, inverted(step), stride};
+        box.group[n] = {shape, gz_inverted(shape), left % shape, lo, span, step, gz_inverted(step), stride};
         ends |= n ? (u64)stride : lo | extent | (last ? 0 : shape);
         left /= shape;
         if (last) break;
@@ -265,7 +242,7 @@ GZ_DEVICE Run locate(const Box& box, u32 at) {
     const Group& bytes = box.group[0];
     u32 coordinate = bytes.at + at, carry = 0;
     if (box.groups > 1) {
-        carry = divided(coordinate, bytes.shape, bytes.by_shape);
+        carry = gz_divided(coordinate, bytes.shape, bytes.by_shape);
         coordinate -= carry * bytes.shape;
     }
     u32 within = coordinate - bytes.lo;
@@ -277,13 +254,13 @@ GZ_DEVICE Run locate(const Box& box, u32 at) {
         const Group& group = box.group[g];
         coordinate = group.at + carry;
         if (g + 1 < box.groups) {
-            carry = divided(coordinate, group.shape, group.by_shape);
+            carry = gz_divided(coordinate, group.shape, group.by_shape);
             coordinate -= carry * group.shape;
         }
         within = coordinate - group.lo;
         if (within >= group.span) run.selected = false;
         if (group.step > 1) {
-            u32 j = divided(within, group.step, group.by_step);
+            u32 j = gz_divided(within, group.step, group.by_step);
             if (j * group.step != within) run.selected = false;
             within = j;
         }
@@ -297,7 +274,7 @@ GZ_DEVICE Run locate(const Box& box, u32 at) {
 // Decoded bytes from the `at`-th on, fetched one by one. SIZE is from.size, or 0.
 template <u32 SIZE, class WORD> GZ_DEVICE WORD gathered(const Planes& from, u32 at) {
     const u32 size = SIZE ? SIZE : from.size;
-    u32 item = SIZE ? at / size : divided(at, size, from.by_size), b = at - item * size;
+    u32 item = SIZE ? at / size : gz_divided(at, size, from.by_size), b = at - item * size;
     const u8* p = from.plane + b * from.width + item;
     WORD word = 0;
     for (u32 k = 0; k < sizeof(WORD); k++, p += from.width) {
@@ -335,7 +312,7 @@ template <u32 SIZE> GZ_DEVICE u128 sixteen(const Planes& from, u32 at) {
         } else if constexpr (SIZE == 4) {
             u32 in[4];
             for (u32 j = 0; j < 4; j++) in[j] = (at & 15) == 0 ? *(const u32*)p[j] : four(p[j]);
-            transpose_bytes(in, w[0], w[1], w[2], w[3]);
+            gz_transpose_bytes(in, w[0], w[1], w[2], w[3]);
         } else {
             u32 two[4], in[2];  // bytes 2j and 2j + 1 of both items
             for (u32 j = 0; j < 8; j++) {
@@ -455,7 +432,7 @@ gz_unshuffle(const u8* src, const i64* src_offset, const i64* planes, u8* dst, i
     for (u32 part = 0; part < 2; part++) {  // the items, then what is left
         u32 size = part ? 1 : tile.typesize;
         u32 first = part ? bytes : 0, behind = first + (part ? tile.rest : bytes);
-        Planes held = {plane + (part ? TILE : 0), tile.width, size, inverted(size)};
+        Planes held = {plane + (part ? TILE : 0), tile.width, size, gz_inverted(size)};
         if (box.byte_wise)
             put_bytes(axis, tile.start, held, first, behind, dst + dst_base, (u32)groups, (u32)itemsize,
                       (u32)unit);

@@ -5,6 +5,9 @@
     shuffle     unshuffle, swap and crop in one pass
     whole       page cache to device, step by step, beside other readers
     crossover   where the host is the sooner one, and what the library would choose
+    encode      values in device memory: encoded, and written into memory; beside the host and nvCOMP
+    kernels     each kernel that writes or converts by itself, beside a plain copy
+    patches     many boxes in one read: from files, from chunks that the device keeps, converted
 
 Everything that is timed has been compared with NumPy before. No network; the longest run is some minutes.
 `python -m benchmarks.gpu plot FILE.json` draws what was measured.
@@ -23,9 +26,12 @@ from time import perf_counter
 from typing import Any
 
 from benchmarks import report as record
-from benchmarks.gpu import peers, report
+from benchmarks.gpu import peers, report, report_writes
 from benchmarks.gpu.crossover import crossover_table
+from benchmarks.gpu.encode import encode_table
+from benchmarks.gpu.kernels import kernel_table
 from benchmarks.gpu.machine import Ceilings, Machine, scratch_folder
+from benchmarks.gpu.patches import patch_table
 from benchmarks.gpu.scale import SCALES
 from benchmarks.gpu.tables import decode_table, shuffle_table
 from benchmarks.gpu.whole import read_table
@@ -34,7 +40,7 @@ from gpuzarr.cli.doctor import cpu_text
 from gpuzarr.cli.show import Screen
 from gpuzarr.errors import GpuzarrError
 
-SUITES = ("decode", "shuffle", "whole", "crossover")
+SUITES = ("decode", "shuffle", "whole", "crossover", "encode", "kernels", "patches")
 PACKAGES = (
     *("gpuzarr", "numpy", "numcodecs", "cupy-cuda13x", "cupy-cuda12x", "nvidia-nvcomp-cu13"),
     *("nvidia-libnvcomp-cu13", "nvidia-nvcomp-cu12", "kvikio-cu13", "kvikio-cu12", "zarr", "tensorstore"),
@@ -93,6 +99,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     report.show_decode(screen, document.get("shuffle", []))
     report.show_whole(screen, document.get("whole", []), missing)
     report.show_crossover(screen, document.get("crossover", []))
+    report_writes.show_encode(screen, document.get("encode", []))
+    report_writes.show_kernels(screen, document.get("kernels", []))
+    report_writes.show_patches(screen, document.get("patches", []))
     document["goals"] = report.goals(document)
     report.show_goals(screen, document)
     for text in document["left_out"]:
@@ -115,6 +124,9 @@ def _suites(
         "shuffle": lambda: shuffle_table(machine, scale, ceilings, late),
         "whole": lambda: read_table(machine, scale, ceilings, found, folder, late),
         "crossover": lambda: crossover_table(machine, scale, folder, late),
+        "encode": lambda: encode_table(machine, scale, ceilings, late),
+        "kernels": lambda: kernel_table(machine, scale, ceilings, late),
+        "patches": lambda: patch_table(machine, scale, ceilings, folder, late),
     }
 
 
@@ -152,7 +164,9 @@ def _show_machine(screen: Screen, document: dict[str, Any]) -> None:
 def _progress(suite: str, row: dict[str, Any], spent: float) -> None:
     """A line a row on stderr: what is there if the run is cut short."""
     what = row.get("name") or f"{row['chain']}, {report.size(row['chunk_nbytes'])}"
-    seconds = row["seconds"] if isinstance(row["seconds"], float) else row["seconds"].get("all")
+    seconds = row["seconds"]
+    if not isinstance(seconds, float):
+        seconds = seconds.get("all", seconds.get("cold"))
     figure = "" if seconds is None else f": {report.milliseconds(seconds)} ms"
     if "count" in row:
         figure = f" × {row['count']}: host {report.milliseconds(row['seconds']['host'])} ms, device "

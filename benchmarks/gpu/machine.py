@@ -26,8 +26,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpuzarr import config
-from gpuzarr.device.base import Device, Lane
+from gpuzarr.device.base import Device, DeviceBuffer, Lane
 from gpuzarr.device.choose import choose
+from gpuzarr.device.nvcomp import Compressor
+from gpuzarr.device.sim_nvcomp import HostLibrary
 
 MiB, GiB = 1 << 20, 1 << 30
 _PIECE = 4 * MiB  # that one thread reads or copies at a time
@@ -67,6 +69,8 @@ class Machine:
     """A device with its clock. `timed` says whether its figures mean anything."""
 
     timed = False
+    compresses: tuple[str, ...] = ("zstd",)
+    """Formats for which its library has a compressor."""
 
     def __init__(self, device: Device, rounds: int) -> None:
         """`rounds`: how often everything is timed; the median counts."""
@@ -88,7 +92,10 @@ class Machine:
 
     def facts(self) -> dict[str, Any]:
         """The device, for the record."""
-        return {"device": self.name, "note": "simulated on the host: seconds mean nothing"}
+        return {
+            "device": self.name,
+            "note": "nothing here has run on a GPU: seconds mean nothing",
+        }
 
     # ---- clocks
 
@@ -139,6 +146,20 @@ class Machine:
             spent.append(perf_counter() - began)
             del made
         return spent
+
+    # ---- the library's own calls
+
+    def library(self) -> Compressor:
+        """nvCOMP with its work on this machine's lane, or what stands in for it."""
+        return HostLibrary()
+
+    def address(self, buffer: DeviceBuffer) -> int:
+        """Where a buffer lies, for the library."""
+        return int(buffer.bytes().ctypes.data)  # type: ignore[attr-defined]
+
+    def call(self, lane: Lane, name: str, work: Callable[[], None]) -> None:
+        """Queue a call of the library."""
+        lane._queue.append(work)  # type: ignore[attr-defined]
 
     # ---- what other readers need
 
@@ -217,6 +238,7 @@ class Gpu(Machine):
     """A CUDA device, with CUDA's clocks."""
 
     timed = True
+    compresses = ("lz4", "zstd")
 
     def __init__(self, device: Device, rounds: int) -> None:
         super().__init__(device, rounds)
@@ -269,6 +291,18 @@ class Gpu(Machine):
 
     def _seconds(self, first: Any, last: Any) -> float:
         return float(self.cupy.cuda.get_elapsed_time(first, last)) / 1e3
+
+    def library(self) -> Compressor:
+        """nvCOMP."""
+        return self.lane._nvcomp()  # type: ignore[attr-defined, no-any-return]
+
+    def address(self, buffer: DeviceBuffer) -> int:
+        """In device memory."""
+        return int(buffer.address)  # type: ignore[attr-defined]
+
+    def call(self, lane: Lane, name: str, work: Callable[[], None]) -> None:
+        """Between events of its own."""
+        lane._enqueue(name, work)  # type: ignore[attr-defined]
 
     def synchronize(self) -> None:
         """Of the whole device."""

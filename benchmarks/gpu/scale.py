@@ -52,6 +52,13 @@ class Scale:
     """Bytes that no read of the crossover exceeds."""
     frame: int
     """Bytes of one huge frame."""
+    written: Sequence[Shape]
+    """Chunks of what is written."""
+    kernel: int
+    """Bytes that single kernels take."""
+    boxes: int
+    """How many are read at once, from an array of the volume's shape with the chunks of `whole`."""
+    box: Shape
 
 
 FULL = Scale(
@@ -72,6 +79,10 @@ FULL = Scale(
     sizes=(8 << 10, 64 << 10, 256 << 10, 1 << 20, 16 << 20),
     most=256 << 20,
     frame=64 << 20,
+    written=(KIB64, MIB1),
+    kernel=256 << 20,
+    boxes=64,
+    box=(64, 64, 64),
 )
 QUICK = Scale(
     name="quick",
@@ -91,6 +102,10 @@ QUICK = Scale(
     sizes=(64 << 10, 1 << 20),
     most=32 << 20,
     frame=16 << 20,
+    written=(KIB64, MIB1),
+    kernel=64 << 20,
+    boxes=64,
+    box=(64, 64, 64),
 )
 SIM = Scale(
     name="sim",
@@ -110,6 +125,10 @@ SIM = Scale(
     sizes=(8 << 10, 64 << 10),
     most=256 << 10,
     frame=256 << 10,
+    written=(KIB8, KIB64),
+    kernel=256 << 10,
+    boxes=8,
+    box=(16, 16, 16),
 )
 TINY = Scale(
     name="tiny",
@@ -129,5 +148,9 @@ TINY = Scale(
     sizes=(4 << 10,),
     most=64 << 10,
     frame=8 << 10,
+    written=(KIB8,),
+    kernel=64 << 10,
+    boxes=3,
+    box=(9, 8, 7),
 )
 SCALES = {one.name: one for one in (FULL, QUICK, SIM, TINY)}

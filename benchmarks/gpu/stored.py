@@ -49,6 +49,7 @@ CHAINS: dict[str, list[dict[str, Any]]] = {
     "blosc(blosclz, shuffle)": _blosc("blosclz", "shuffle"),
     "gzip": [{"name": "gzip", "configuration": {"level": 5}}],
     "zlib": [{"name": "numcodecs.zlib", "configuration": {"level": 5}}],
+    "crc32c": [{"name": "crc32c"}],
     "shuffle": [{"name": "numcodecs.shuffle", "configuration": {"elementsize": 2}}],
 }
 """The bytes→bytes codecs, in the words of Zarr v3."""
@@ -189,6 +190,15 @@ class Stored:
             if said:
                 return f"{said} in the block at {place}"
         return None
+
+    def boxes(self, origins: NDArray[np.int64], shape: Shape) -> NDArray[np.uint16]:
+        """Boxes of one shape at `origins` [n, 3], one behind the other."""
+        block = noise(self.block)
+        places = [
+            [(at + np.arange(n)) % size for at, n, size in zip(row, shape, self.block, strict=True)]
+            for row in origins.tolist()
+        ]
+        return np.stack([block[np.ix_(*one)] for one in places])
 
     def _times(self) -> Shape:
         return tuple(n // b for n, b in zip(self.shape, self.block, strict=True))

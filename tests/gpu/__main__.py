@@ -46,6 +46,7 @@ SUITES = (
     Suite("hostile", ("unit/test_hostile*.py",)),
     Suite("interop", ("interop/test_*.py",), needed=False),
     Suite("kernels", ("unit/test_kernels*.py", "unit/test_device_*.py"), needed=False),
+    Suite("boxes", ("unit/test_patches*.py", "unit/test_cache.py")),
     Suite("engine", ("unit/test_requests.py", "unit/test_waves.py", "contract/test_*.py"), needed=False),
 )
 

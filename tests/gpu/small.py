@@ -1,7 +1,8 @@
 """A little of everything, for tools that make a GPU slow: `python -m tests.gpu.small [--few]`.
 
-Arrays of a few small chunks with every codec that has a device form are read whole, with steps, backwards and
-by points, and compared with NumPy. Every allocation of a lane is one of its own, and comes fresh from the
+Arrays of a few small chunks with every codec that has a device form are read whole, with steps, backwards, by
+points and in boxes that are converted on the way, written from device memory whole and in part, and compared
+with NumPy. Every allocation of a lane is one of its own, and comes fresh from the
 driver, so that compute-sanitizer sees where each ends and what of it was never written. No pytest here: its
 imports would take minutes.
 """
@@ -18,7 +19,11 @@ import numcodecs
 import numpy as np
 
 import gpuzarr
-from gpuzarr import ReadStats
+from gpuzarr import ReadStats, WriteStats
+from gpuzarr.engine import cache
+from tests.devices import on_device
+
+Objects = dict[str, bytes]
 
 SHAPE, CHUNKS = (10, 23, 50), (4, 8, 21)
 KEYS: tuple[Any, ...] = (
@@ -48,7 +53,10 @@ def chains() -> Iterator[tuple[str, str, list[Any]]]:
         yield checksum.lower(), "<i4", [numcodecs.LZ4(), getattr(numcodecs, checksum)()]
 
 
-FEW = {"blosc lz4 1", "blosc blosclz 2", "lz4", "raw", "delta", "packbits", "crc32c", "adler32"}
+FEW = {
+    *("blosc lz4 1", "blosc lz4 2", "blosc blosclz 2"),
+    *("lz4", "raw", "delta", "packbits", "crc32c", "adler32"),
+}
 
 
 def made(dtype: str, codecs: list[Any]) -> tuple[dict[str, bytes], np.ndarray]:
@@ -92,8 +100,54 @@ def strict_memory() -> None:
     cuda_memory.SLAB_NBYTES = 1
 
 
+def read(objects: Objects, values: np.ndarray, device: str, few: bool, stats: ReadStats) -> list[str]:
+    """Which keys give wrong values."""
+    array, wrong = gpuzarr.open_array(objects, device=device), []
+    for key in KEYS[:1] if few else KEYS:
+        found = array.read(key, stats=stats).get()
+        expected = values[key].astype(values.dtype.newbyteorder("="))
+        if found.dtype != expected.dtype or not np.array_equal(found, expected):
+            wrong.append(str(key))
+    return wrong
+
+
+def write(objects: Objects, values: np.ndarray, device: str, stats: WriteStats) -> list[str]:
+    """Which writes store wrong values: of all that the array has, then of every second row of it."""
+    kept, wrong, expected = {".zarray": objects[".zarray"]}, [], np.zeros_like(values)
+    array = gpuzarr.open_array(kept, mode="r+", device=device)
+    for key in (..., np.s_[1:9:2, 5:]):
+        expected[key] = values[::-1][key]
+        array.write(key, on_device(np.ascontiguousarray(expected[key]), device), stats=stats)
+        if not np.array_equal(gpuzarr.open_array(kept, device="cpu")[...], expected):
+            wrong.append(f"writing {key}")
+    return wrong
+
+
+def boxes(objects: Objects, values: np.ndarray, device: str, stats: ReadStats) -> list[str]:
+    """Which boxes are wrong: as they are, as floats, and as floats from the cache."""
+    origins, shape, wrong = np.array([[-2, 3, 40], [4, 20, -3], [1, 1, 1]]), (5, 7, 13), []
+    array = gpuzarr.open_array(objects, device=device)
+    padded = np.pad(values, 16, mode="wrap")
+    cuts = [
+        tuple(slice(16 + at, 16 + at + n) for at, n in zip(row, shape, strict=True))
+        for row in origins.tolist()
+    ]
+    plain = np.stack([padded[cut] for cut in cuts])
+    floats = plain.astype("f4") * np.float32(0.1) + np.float32(0.5)
+    options: dict[str, Any] = {"mode": "wrap", "stats": stats}
+    for more, expected in (
+        ({}, plain),
+        ({"cache": True, "dtype": "f4", "scale": 0.1, "offset": 0.5}, floats),
+        ({"cache": True, "dtype": "f4", "scale": 0.1, "offset": 0.5}, floats),
+    ):
+        if not np.array_equal(array.patches(origins, shape, **options, **more).get(), expected):
+            wrong.append(f"boxes {more}")
+    cache.clear()
+    return wrong
+
+
 def main() -> int:
-    """Read; say what is wrong."""
+    """Read and write; say what is wrong."""
     parser = argparse.ArgumentParser(prog="python -m tests.gpu.small", description="a little of everything")
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--few", action="store_true", help="a few chains, read whole")
@@ -101,24 +155,24 @@ def main() -> int:
     options = parser.parse_args()
     if options.device.startswith("cuda"):
         strict_memory()
-    wrong, reads, stats = [], 0, ReadStats()
+    wrong: list[str] = []
+    stats, written, done = ReadStats(), WriteStats(), 0
     library = ("zstd", "zlib", "gzip", "blosc zstd", "blosc zlib", "shuffle", "fixed")
     with gpuzarr.configured(strict=1):
         for name, dtype, codecs in chains():
             if (options.few and name not in FEW) or (not options.nvcomp and name.startswith(library)):
                 continue
             objects, values = made(dtype, codecs)
-            array = gpuzarr.open_array(objects, device=options.device)
-            for key in KEYS[:1] if options.few else KEYS:
-                found = array.read(key, stats=stats).get()
-                expected = values[key].astype(values.dtype.newbyteorder("="))
-                reads += 1
-                if found.dtype != expected.dtype or not np.array_equal(found, expected):
-                    wrong.append(f"{name}, {key}")
-    counts = f"{len(wrong)} wrong, {stats.chunks} chunks, {stats.on_host} by the host"
-    print(f"{reads} reads on {options.device}: {counts}")
+            found = read(objects, values, options.device, options.few, stats)
+            found += write(objects, values, options.device, written)
+            found += boxes(objects, values, options.device, stats)
+            wrong += [f"{name}, {one}" for one in found]
+            done += 1
+    print(f"{done} chains on {options.device}: {len(wrong)} wrong")
+    print(f"read: {stats.chunks} chunks, {stats.on_host} by the host")
+    print(f"written: {written.chunks} chunks, {written.on_host} by the host, in {written.waves} waves")
     print(*wrong, sep="\n")
-    return 1 if wrong or not reads else 0
+    return 1 if wrong or not done else 0
 
 
 if __name__ == "__main__":

@@ -2,33 +2,44 @@
 
 from __future__ import annotations
 
+import io
 import json
+import sys
+from contextlib import redirect_stdout
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+from numcodecs import lz4
 
 import gpuzarr
 from benchmarks.gpu import __main__ as benchmark
+from benchmarks.gpu import encode, kernels, patches, report, scale, tables, whole
 from benchmarks.gpu import machine as machines
-from benchmarks.gpu import report, scale, tables, whole
+from benchmarks.gpu.given import Given
 from benchmarks.gpu.held import Held
 from benchmarks.gpu.machine import Ceilings, Gpu, Machine, WrongResultError
-from benchmarks.gpu.stored import CHAINS, Stored
+from benchmarks.gpu.stored import CHAINS, Stored, noise
+from gpuzarr.device import sim_nvcomp
+from gpuzarr.device.nvcomp import Alignments
+from gpuzarr.engine import cache
 from tests import devices, fake_cupy
 
 pytestmark = pytest.mark.skipif(devices.NO_SIM, reason=f"of device sim; this run is of {devices.CHOSEN}")
 
 SHAPE, CHUNKS = (16, 32, 32), (8, 16, 16)
+LOOKED_AT = ("gz_lz4_encode", "gz_blosc_pack", "gz_differs", "gz_differences")
 CEILINGS = Ceilings(4e12, 50e9, 40e9, 100e9)
 
 
 @pytest.fixture(scope="module")
 def document(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    path = tmp_path_factory.mktemp("run") / "run.json"
-    assert benchmark.main(["--device", "sim", "--scale", "tiny", "--json", str(path)]) == 0
-    return {**json.loads(path.read_text()), "path": path}
+    path, said = tmp_path_factory.mktemp("run") / "run.json", io.StringIO()
+    with redirect_stdout(said):
+        assert benchmark.main(["--device", "sim", "--scale", "tiny", "--json", str(path)]) == 0
+    return {**json.loads(path.read_text()), "path": path, "said": said.getvalue()}
 
 
 def test_every_suite_has_its_rows(document: dict[str, Any]) -> None:
@@ -36,6 +47,9 @@ def test_every_suite_has_its_rows(document: dict[str, Any]) -> None:
     assert [row["name"] for row in document["whole"]] == [case.name for case in whole.cases(scale.TINY)]
     assert {row["chain"] for row in document["crossover"]} == {"blosc(lz4, shuffle)", "zstd"}
     assert document["shuffle"]
+    assert [row["chain"] for row in document["encode"]] == list(encode.FEW)
+    assert {row["kernel"] for row in document["kernels"]} == {*report.MOVERS, *LOOKED_AT}
+    assert [row["chain"] for row in document["patches"]] == list(patches.CHAINS)
     assert document["left_out"] == []
     assert not document["timed"]
 
@@ -52,6 +66,32 @@ def test_what_a_row_says(document: dict[str, Any]) -> None:
     assert set(shards["seconds"]) == {"plan", "fetch", "crossing", "device", "all", "chosen"}
     assert shards["binding"] in shards["seconds"]
     assert "seconds" in shards["peers"]["gpuzarr cpu + upload"]
+
+
+def test_what_a_row_of_writes_says(document: dict[str, Any]) -> None:
+    rows = {row["chain"]: row for row in document["encode"]}
+    zstd, blosc = rows["zstd"], rows["blosc(lz4, shuffle)"]
+    names = ["gz_scatter", "gz_differs", "gz_strings", "nvCOMP (zstd)", "gz_compressed"]
+    assert [name for name in zstd["parts"] if name in names] == names
+    assert {"gz_shuffle", "gz_lz4_encode", "gz_blosc_plan", "gz_blosc_pack"} < set(blosc["parts"])
+    assert zstd["decoded"] == 2 * 32 * 32 * 64 > zstd["encoded"] == zstd["write"]["encoded"]
+    assert zstd["library"]["encoded"] == zstd["encoded"]
+    assert "library" not in blosc
+    assert rows["raw"]["encoded"] == rows["raw"]["host"]["encoded"] == rows["raw"]["decoded"]
+    assert zstd["parts"]["gz_scatter"]["nbytes"] == 2 * zstd["decoded"]
+
+
+def test_what_a_row_of_boxes_says(document: dict[str, Any]) -> None:
+    raw = document["patches"][0]
+    ways = {"cold", "warm", "cold as f32", "warm as f32"}
+    assert set(raw["seconds"]) == {f"{way}{side}" for way in ways for side in ("", ", chosen", ", host")}
+    assert raw["nbytes"] == 3 * 9 * 8 * 7 * 2
+    assert raw["requests"] == raw["chunks"] > 1
+
+
+def test_that_nothing_ran_on_a_gpu_is_said(document: dict[str, Any]) -> None:
+    assert "nothing here has run on a GPU" in document["machine"]["note"]
+    assert "nothing of this has run on a GPU" in document["said"]
 
 
 def test_peers_that_are_missing_are_named(document: dict[str, Any]) -> None:
@@ -149,9 +189,10 @@ def test_held_chunks_are_decoded_as_the_engine_does(budget: int | None) -> None:
         assert held.decoded_nbytes == stored.nbytes
 
 
-def test_events_stand_between_the_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def gpu(monkeypatch: pytest.MonkeyPatch) -> Machine:
     """The clock of a GPU, over what stands in for CuPy: each event counts one."""
-    fake_cupy.install(monkeypatch, "late")
+    stand_in = fake_cupy.install(monkeypatch, "late")
     import cupy
 
     ticks: list[Any] = []
@@ -161,22 +202,94 @@ def test_events_stand_between_the_parts(monkeypatch: pytest.MonkeyPatch) -> None
             super().record(stream)
             ticks.append(self)
 
-    monkeypatch.setattr(cupy.cuda, "Event", Event)
-    elapsed = lambda a, b: 1e3 * (ticks.index(b) - ticks.index(a))  # noqa: E731
-    monkeypatch.setattr(cupy.cuda, "get_elapsed_time", elapsed, raising=False)
-    monkeypatch.setattr(cupy.cuda.Device, "use", lambda self: None, raising=False)
-    machine = Machine.named("cuda", 1)
-    assert isinstance(machine, Gpu)
+    def as_array(values: np.ndarray) -> Any:
+        """Behind what the current stream has queued, and no sooner."""
+        made, given = cupy.empty(values.shape, values.dtype), values.copy()
+        cupy.cuda.get_current_stream()._add(lambda: made._host().__setitem__(..., given))
+        return made
+
+    def wait() -> None:
+        for stream in (*stand_in.null, *stand_in.streams.values()):
+            stream._run()
+
+    pool = SimpleNamespace(free_all_blocks=lambda: None)
+    for place, name, value in (
+        (cupy.cuda, "Event", Event),
+        (cupy.cuda, "get_elapsed_time", lambda a, b: 1e3 * (ticks.index(b) - ticks.index(a))),
+        (cupy.cuda.Device, "use", lambda self: None),
+        (cupy.cuda.runtime, "deviceSynchronize", wait),
+        (cupy, "asarray", as_array),
+        (cupy, "get_default_memory_pool", lambda: pool),
+    ):
+        monkeypatch.setattr(place, name, value, raising=False)
+    for kept in ("_caches", "_slabs"):  # of another test's device of that name
+        monkeypatch.setattr(cache, kept, {})
+    made = Machine.named("cuda", 1)
+    assert isinstance(made, Gpu)
+    return made
+
+
+def test_events_stand_between_the_parts(gpu: Machine) -> None:
     stored = Stored(SHAPE, SHAPE, CHUNKS, "zstd")
-    held = Held(machine, gpuzarr.open_array(stored.in_memory(), device="cuda"))
-    machine.once(held.queue)
+    held = Held(gpu, gpuzarr.open_array(stored.in_memory(), device="cuda"))
+    gpu.once(held.queue)
     assert stored.wrong(held.out.get()) is None
-    ticks.clear()
-    timing = machine.measure(held.queue, detail=True)
+    timing = gpu.measure(held.queue, detail=True)
     assert timing.seconds == 1
     assert timing.parts == dict.fromkeys(
         ("faults", "gz_streams", "nvCOMP (zstd)", "gz_verdict", "gz_scatter"), 1.0
     )
+
+
+def test_writes_kernels_and_boxes_are_timed_by_events(gpu: Machine, tmp_path: Path) -> None:
+    """All of these tables, as on a GPU; each part lasts from one event to the next."""
+    rows = list(encode.encode_table(gpu, scale.TINY, CEILINGS, lambda: False))
+    assert [row["chain"] for row in rows] == list(encode.FEW)
+    assert all(part["seconds"] == 1 for row in rows for part in row["parts"].values())
+    rows = list(kernels.kernel_table(gpu, scale.TINY, CEILINGS, lambda: False))
+    assert {row["kernel"] for row in rows} == {*report.MOVERS, *LOOKED_AT}
+    assert all(row["seconds"] == 1 for row in rows)
+    rows = list(patches.patch_table(gpu, scale.TINY, CEILINGS, tmp_path, lambda: False))
+    assert [row["on_host"] for row in rows] == [0] * len(patches.CHAINS)
+
+
+@pytest.mark.parametrize("format", ["lz4", "zstd"])
+def test_nvcomps_own_call(format: str, gpu: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sim_nvcomp._COMPRESS_ALIGNMENTS, "lz4", Alignments(1, 1, 1))
+    monkeypatch.setitem(sim_nvcomp._ENCODERS, "lz4", lambda plain: bytes(lz4.compress(plain))[4:])
+    stored = Stored(SHAPE, SHAPE, CHUNKS, "raw")
+    objects = {"zarr.json": stored.document}
+    array = gpuzarr.open_array(objects, mode="r+", device="cuda")
+    given = Given(gpu, array, gpu.to_device(noise(SHAPE)))
+    seconds, nbytes = encode.library(gpu, format, given)
+    assert seconds == 1
+    assert 0 < nbytes < given.decoded_nbytes
+    monkeypatch.setitem(sim_nvcomp._ENCODERS, format, lambda plain: b"")
+    compress = sim_nvcomp.HostLibrary.compress
+
+    def failing(self: Any, format: str, table: Any, cuda_stream: int = 0) -> None:
+        compress(self, format, table)
+        sim_nvcomp._view(table.statuses, 4)[:] = 1
+
+    monkeypatch.setattr(sim_nvcomp.HostLibrary, "compress", failing)
+    with pytest.raises(WrongResultError, match=f"does not compress all chunks as {format}"):
+        encode.library(gpu, format, given)
+
+
+def test_wrong_chunks_are_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    machine = Machine.named("sim", 1)
+    values = noise(SHAPE)
+    for chain in encode.CHAINS:
+        stored = Stored(SHAPE, SHAPE, CHUNKS, chain)
+        array = gpuzarr.open_array({"zarr.json": stored.document}, mode="r+", device="sim")
+        given = Given(machine, array, machine.to_device(values))
+        assert encode._encoded(machine, given, array, values) > 0
+        with pytest.raises(WrongResultError, match="does not decode to its values"):
+            encode._encoded(machine, given, array, values + 1)
+    monkeypatch.setattr(kernels, "shuffled", lambda batch, *_: batch)
+    bench = kernels._Bench(machine, scale.TINY)
+    with pytest.raises(WrongResultError, match="chunk 0 is wrong"):
+        bench._shuffle(kernels.BYTES, 2).check()
 
 
 def test_ceilings(tmp_path: Path) -> None:
@@ -218,8 +331,6 @@ def test_goals_are_judged_by_the_worst_row() -> None:
 
 
 def test_only_full_sizes_are_judged(document: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
-    import sys
-
     from gpuzarr.cli.show import Screen
 
     screen = Screen(sys.stdout)

@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 import importlib.util
 import os
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
 
 import tests.gpu.__main__ as gate
-from tests import devices
-from tests.gpu import small
+from gpuzarr.device.cuda import CudaDevice
+from gpuzarr.engine import cache
+from tests import devices, fake_cupy
+from tests.gpu import small, test_patches, test_writes, work
 
 SUITE = gate.Suite("hostile", ("unit/test_hostile*.py",))
 
@@ -113,7 +119,7 @@ def test_what_the_sanitizer_runs(monkeypatch: pytest.MonkeyPatch, capsys: pytest
     """On device sim here."""
     monkeypatch.setattr(sys, "argv", ["small", "--device", "sim", "--few"])
     assert small.main() == 0
-    assert f"{len(small.FEW)} reads on sim: 0 wrong" in capsys.readouterr().out
+    assert f"{len(small.FEW)} chains on sim: 0 wrong" in capsys.readouterr().out
     assert {name for name, _, _ in small.chains()} >= small.FEW
 
 
@@ -157,3 +163,84 @@ def test_the_usual_choice() -> None:
     assert everywhere[1:] == devices.DEVICES
     assert not devices.ON_GPU
     assert not devices.NO_SIM
+
+
+# ---- the tests of a GPU, over what stands in for CuPy
+
+
+@pytest.fixture
+def cuda(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> CudaDevice:
+    """A device cuda without a GPU, whose arrays can do what tests do to them, in the order of streams. Other
+    streams go first, so that none is in time by chance."""
+    if devices.CHOSEN:
+        pytest.skip("of a stand-in for CuPy")
+    machine = fake_cupy.install(monkeypatch, getattr(request, "param", "others"))
+    for kept in ("_caches", "_slabs"):  # of another test's device of that name
+        monkeypatch.setattr(cache, kept, {})
+    array = fake_cupy.ndarray
+
+    def queued(do: Callable[[], None]) -> None:
+        fake_cupy.get_current_stream()._add(do)
+
+    def set_item(self: Any, key: Any, value: Any) -> None:
+        queued(lambda: self._host().__setitem__(key, value._host() if isinstance(value, array) else value))
+
+    def as_array(values: np.ndarray) -> Any:
+        made, given = fake_cupy.empty(values.shape, values.dtype), values.copy()
+        queued(lambda: made._host().__setitem__(..., given))
+        return made
+
+    monkeypatch.setattr(array, "__setitem__", set_item, raising=False)
+    monkeypatch.setattr(array, "fill", lambda self, value: set_item(self, ..., value), raising=False)
+    monkeypatch.setattr(array, "T", property(_transposed), raising=False)
+    monkeypatch.setattr(sys.modules["cupy"], "asarray", as_array, raising=False)
+    monkeypatch.setattr(work, "MANY", 2)
+    monkeypatch.setattr(work, "busy", lambda: None)
+    monkeypatch.setattr(work, "in_use", lambda: (gc.collect(), machine.live_nbytes())[1])
+    monkeypatch.setattr(work, "held", machine.live_nbytes)
+    return CudaDevice.named("cuda")
+
+
+def _transposed(self: Any) -> Any:
+    return fake_cupy.ndarray(self.shape[::-1], self.dtype, self.data, self.strides[::-1])
+
+
+def _simulated(module: ModuleType, *words: str) -> Callable[[type], type]:
+    """Makes a class of the tests of a module that need no real GPU; of those with one of `words`, if any."""
+
+    def filled(cls: type) -> type:
+        for name, test in vars(module).items():
+            chosen = not words or any(word in name for word in words)
+            if name.startswith("test_") and chosen and not hasattr(test, "real"):
+                setattr(cls, name, staticmethod(test))
+        return cls
+
+    return filled
+
+
+@_simulated(test_writes)
+@pytest.mark.usefixtures("cuda")
+class TestWrites:
+    """Values as NumPy and numcodecs have them, counts, memory."""
+
+
+@_simulated(test_patches)
+@pytest.mark.usefixtures("cuda")
+class TestPatches:
+    """The same."""
+
+
+@_simulated(test_writes, "stream", "host_does")
+@pytest.mark.slow
+@pytest.mark.usefixtures("cuda")
+@pytest.mark.parametrize("cuda", ["late", "early"], indirect=True)
+class TestOrderOfWrites:
+    """Streams that run at once, or no sooner than they are waited for."""
+
+
+@_simulated(test_patches, "stream", "threads")
+@pytest.mark.slow
+@pytest.mark.usefixtures("cuda")
+@pytest.mark.parametrize("cuda", ["late", "early"], indirect=True)
+class TestOrderOfPatches:
+    """The same."""
