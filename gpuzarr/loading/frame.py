@@ -11,7 +11,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import lcm, prod
 from operator import index
 from typing import Any
@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from gpuzarr.array import Array
+from gpuzarr.engine.convert import finish_of
 from gpuzarr.errors import ArgumentError
 from gpuzarr.loading.chance import Int64s
 
@@ -98,6 +99,14 @@ class Part:
     """The indices that are taken of each axis before the box's."""
     extent: Axes
     """The box in elements of this array, margins included."""
+    convert: Mapping[str, Any]
+    """What `Array.patches` makes of the values: dtype, scale, offset."""
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Of the patches."""
+        given = self.convert.get("dtype")
+        return np.dtype(given or ("float32" if self.convert else self.array.dtype))
 
     @property
     def shape(self) -> Axes:
@@ -107,7 +116,7 @@ class Part:
     @property
     def nbytes(self) -> int:
         """Of one patch."""
-        return prod(self.shape) * self.array.dtype.itemsize
+        return prod(self.shape) * self.dtype.itemsize
 
     @property
     def chunks(self) -> Axes:
@@ -175,6 +184,8 @@ def lay_out(
     channels: Any,
     mode: Any,
     fill: Any,
+    dtype: Any,
+    rescale: Any,
     overhang: Any,
 ) -> tuple[Space, tuple[Part, ...]]:
     """The parts of a batch, and the space of their boxes. Options are one for all arrays, or by name."""
@@ -189,8 +200,12 @@ def lay_out(
     margins = _each(margin, names, "margin", 0)
     taken = _each(channels, names, "channels", None)
     modes, fills = _each(mode, names, "mode", "error"), _each(fill, names, "fill", None)
+    dtypes, rescaled = _each(dtype, names, "dtype", None), _each(rescale, names, "rescale", None)
     parts = tuple(
-        _part(name, array, box, scales[name], margins[name], taken[name], modes[name], fills[name])
+        replace(
+            _part(name, array, box, scales[name], margins[name], taken[name], modes[name], fills[name]),
+            convert=_convert(array, dtypes[name], rescaled[name]),
+        )
         for name, array in arrays.items()
     )
     first = parts[0]
@@ -264,7 +279,16 @@ def _part(
         width // scale + 2 * margin for width, scale, margin in zip(box, scales, margins, strict=True)
     )
     lead = _channels(channels, array.shape[: array.ndim - ndim], of)
-    return Part(name, array, scales, margins, mode, fill, lead, extent)
+    return Part(name, array, scales, margins, mode, fill, lead, extent, {})
+
+
+def _convert(array: Array, dtype: Any, rescale: Any) -> dict[str, Any]:
+    """What `Array.patches` is told, if it is told anything; what it does not take is an error here."""
+    factor, offset = rescale if isinstance(rescale, (tuple, list)) and len(rescale) == 2 else (rescale, None)
+    given = {"dtype": dtype, "scale": factor, "offset": offset}
+    convert = {name: value for name, value in given.items() if value is not None}
+    finish_of(array.metadata, dtype, factor, offset, None)
+    return convert
 
 
 def _channels(chosen: Any, lengths: Axes, of: str) -> tuple[tuple[int, ...], ...]:

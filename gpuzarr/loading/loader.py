@@ -47,6 +47,8 @@ class PatchLoader:
     `mode`      what lies over the edge: "error" keeps boxes inside; "constant" (`fill`, by default the
                 array's own), "edge", "reflect", "wrap"
     `overhang`  elements by which boxes may then reach over the edge
+    `dtype`     float16, float32 or float64, by default the array's own
+    `rescale`   values are multiplied by it; a pair: by its first number, and the second is added
 
     Which boxes, and when: `sampler` is one of `gpuzarr.loading`, by default Uniform; or a function
     `f(rng, space)` that makes an origin; or a list of origins. `order` is "random", or "blocks" or a
@@ -81,6 +83,8 @@ class PatchLoader:
         channels: Any = None,
         mode: Any = None,
         fill: Any = None,
+        dtype: Any = None,
+        rescale: Any = None,
         overhang: Any = 0,
         seed: int = 0,
         rank: int = 0,
@@ -114,6 +118,7 @@ class PatchLoader:
                 hint='give the array a name: {"image": array}',
             )
         options = {"scale": scale, "margin": margin, "channels": channels, "mode": mode, "fill": fill}
+        options |= {"dtype": dtype, "rescale": rescale}
         space, parts = lay_out(named, shape, overhang=overhang, **options)
         ranks = whole("batch_size", batch_size, 1), bool(drop_last), rank, world_size
         self.sampler = _sampler(sampler)

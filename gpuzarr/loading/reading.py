@@ -28,7 +28,14 @@ def _read_patches(part: Part, origins: Int64s, out: Any, cache: bool, stats: Loa
     at = np.zeros((len(origins), len(shape)), np.int64)
     at[:, len(part.lead) :] = part.origins(origins)
     return part.array.patches(
-        at, shape, mode=part.mode, fill=part.fill, out=out, cache=cache, stats=stats.reads
+        at,
+        shape,
+        mode=part.mode,
+        fill=part.fill,
+        out=out,
+        cache=cache,
+        stats=stats.reads,
+        **part.convert,
     )
 
 
@@ -65,11 +72,11 @@ def read_batch(
 
 
 def _made(empty: Empty, shape: tuple[int, ...], part: Part) -> Any:
-    made = empty(shape, part.array.dtype)
-    if not isinstance(made, np.ndarray) or made.shape != shape or made.dtype != part.array.dtype:
+    made = empty(shape, part.dtype)
+    if not isinstance(made, np.ndarray) or made.shape != shape or made.dtype != part.dtype:
         raise ArgumentError(
             f"empty made {type(made).__name__} of {getattr(made, 'dtype', '')}{getattr(made, 'shape', '')}",
-            hint=f"give a NumPy array of type {part.array.dtype} and shape {shape}",
+            hint=f"give a NumPy array of type {part.dtype} and shape {shape}",
         )
     return made
 

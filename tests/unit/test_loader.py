@@ -31,6 +31,7 @@ from gpuzarr.store.memory import MappingStore
 from gpuzarr.testing.store import CountingStore
 from tests import devices, fake_cupy
 from tests.conftest import to_host
+from tests.devices import SOME
 
 RNG = np.random.default_rng(5)
 IMAGE = RNG.integers(0, 60_000, (24, 30, 28)).astype("u2")
@@ -83,6 +84,27 @@ def _no_thread_is_left() -> Any:
 
 
 # ---- what a batch holds
+
+
+@pytest.mark.parametrize("name", SOME)
+def test_values_are_converted_where_they_land(name: str) -> None:
+    of = PatchLoader(
+        {"image": stored(IMAGE, name), "plain": stored(IMAGE, name)},
+        BOX,
+        4,
+        dtype={"image": "float32"},
+        rescale={"image": (1 / 255, -0.5)},
+    )
+    batch = next(iter(of))
+    of.close()
+    wanted = cut(of.origins(0))
+    assert np.array_equal(to_host(batch["plain"]), wanted)
+    scaled = wanted.astype("f4") * np.float32(1 / 255) + np.float32(-0.5)
+    assert to_host(batch["image"]).dtype == np.float32
+    assert np.array_equal(to_host(batch["image"]), scaled)
+    for options in ({"dtype": "int8"}, {"rescale": "much"}, {"dtype": {"images": "float32"}}):
+        with pytest.raises(ArgumentError):
+            PatchLoader({"image": stored(IMAGE, name)}, BOX, 4, **options)
 
 
 def test_several_arrays_on_every_device(device: str) -> None:
