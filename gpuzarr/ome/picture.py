@@ -146,7 +146,8 @@ def _composed(planes: NDArray[np.float64], dtype: np.dtype[Any], channels: tuple
         low, high = (channel.window if channel is not None else None) or _contrast(plane)
         shown = np.clip((plane - low) / (high - low or 1.0), 0, 1)
         total += shown[..., None] * np.array(colour)
-    return np.rint(np.clip(total, 0, 255)).astype(np.uint8)
+    picture: NDArray[np.uint8] = np.rint(np.clip(total, 0, 255)).astype(np.uint8)
+    return picture
 
 
 def _contrast(plane: NDArray[np.float64]) -> tuple[float, float]:

@@ -214,7 +214,8 @@ def _whole(places: NDArray[Any]) -> Int64s:
     """Rounded down."""
     if not (np.abs(places) < _FAR).all():
         raise ArgumentError("a location or a size is too large for elements so small")
-    return np.floor(places).astype(np.int64)
+    whole: Int64s = np.floor(places).astype(np.int64)
+    return whole
 
 
 def _length(value: Any, kind: Callable[[Any], Any]) -> Any:
