@@ -101,11 +101,17 @@ class Update(ABC):
         """The shape of a row's piece, for spans."""
         return tuple(self.plan.extent[row].tolist())
 
-    def base(self, row: int, old: Buffer | None) -> tuple[NDArray[Any], NDArray[Any] | None]:
+    def base(
+        self, row: int, old: Buffer | None, memory: NDArray[np.uint8] | None = None
+    ) -> tuple[NDArray[Any], NDArray[Any] | None]:
         """What a row's piece is written into: the chunk's values so far, and the fill value where it has none
-        or nothing was ever written. And the values alone, where there are any."""
+        or nothing was ever written; in `memory`, where that is given. And the values alone, where there are
+        any."""
         spec, before = self.chain(row).spec, None
-        chunk = np.empty(spec.shape, spec.dtype)
+        if memory is None:
+            chunk = np.empty(spec.shape, spec.dtype)
+        else:
+            chunk = memory.view(spec.dtype).reshape(spec.shape)
         if old is None or self.whole[row] or not self.there[row]:
             chunk[...] = self.fill
             return chunk, None
@@ -168,7 +174,8 @@ class HostUpdate(Update):
         if self.covers(row):
             chunk = piece
         else:
-            chunk, before = self.base(row, old)
+            memory = scratch().laid_out(chain) if chain.plain else None
+            chunk, before = self.base(row, old, memory)
             chunk[box] = piece
         if self.lazy and before is not None and same_bits(before, chunk):
             return old
