@@ -74,7 +74,7 @@ class Source:
         """A source with an empty cache of shard indexes."""
         prefix = f"{path}/" if path else ""
         indexes = IndexCache(config.current().index_cache_nbytes, partial(place_of, store), prefix)
-        return cls(store, path, meta, indexes)
+        return cls(store, path, meta, indexes.share() if meta.levels else indexes)
 
     @property
     def name(self) -> str:

@@ -19,28 +19,36 @@ _changed = threading.Condition()
 
 def take(store: Store, keys: Sequence[str]) -> None:
     """Wait until nobody writes any of these objects, through whatever store, and keep others from it."""
-    names = {place_of(store, key) for key in keys}
+    _take({place_of(store, key) for key in keys})
+
+
+def give(store: Store, keys: Sequence[str]) -> None:
+    """Let others write them. Any thread may do so, not only the one that took them."""
+    _give({place_of(store, key) for key in keys})
+
+
+def _take(names: set[tuple[object, str]]) -> None:
     with _changed:
         while not _held.isdisjoint(names):
             _changed.wait()
         _held.update(names)
 
 
-def give(store: Store, keys: Sequence[str]) -> None:
-    """Let others write them. Any thread may do so, not only the one that took them."""
+def _give(names: set[tuple[object, str]]) -> None:
     with _changed:
-        _held.difference_update(place_of(store, key) for key in keys)
+        _held.difference_update(names)
         _changed.notify_all()
 
 
 @contextmanager
 def turn(store: Store, keys: Sequence[str]) -> Iterator[None]:
     """`take` and `give` around a `with` block."""
-    take(store, keys)
+    names = {place_of(store, key) for key in keys}
+    _take(names)
     try:
         yield
     finally:
-        give(store, keys)
+        _give(names)
 
 
 def _forget() -> None:

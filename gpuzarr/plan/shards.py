@@ -45,8 +45,10 @@ class IndexCache:
     _objects: dict[At, set[tuple[str, int, int]]] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def __post_init__(self) -> None:
+    def share(self) -> IndexCache:
+        """Hear of what other handles write."""
         _caches.add(self)
+        return self
 
     def get(self, shard: tuple[str, int, int]) -> tuple[bool, Index]:
         """Whether the shard is known, and its index."""
@@ -96,7 +98,7 @@ _caches: weakref.WeakSet[IndexCache] = weakref.WeakSet()
 
 
 def index_caches() -> list[IndexCache]:
-    """Those of all handles of the process."""
+    """Those of all handles of sharded arrays in the process."""
     return list(_caches)
 
 

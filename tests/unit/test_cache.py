@@ -275,14 +275,14 @@ def test_from_many_threads() -> None:
     def work(mine: list[Any]) -> None:
         for boxes in mine:
             try:
-                with gpuzarr.configured(cache_nbytes=1500):
-                    counts(array, boxes)
+                counts(array, boxes)
             except BaseException as error:
                 failed.append(error)
 
     threads = [threading.Thread(target=work, args=(one,)) for one in lists]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    with gpuzarr.configured(cache_nbytes=1500):  # of the process: not for a thread to change
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
     assert not failed
