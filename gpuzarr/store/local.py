@@ -213,14 +213,24 @@ class LocalStore:
                     yield os.path.relpath(os.path.join(directory, name), self.root)
 
     def list_dir(self, prefix: str = "") -> Iterator[str]:
-        """Names in one directory."""
+        """Names in one directory. A link to one that it lies in is left out: nobody would get to the end."""
+        directory = os.path.join(self.root, prefix)
         try:
-            names = sorted(os.listdir(os.path.join(self.root, prefix)))
-            return (name for name in names if not name.startswith(_PARTIAL))
+            names = sorted(os.listdir(directory))
+            return (
+                name for name in names if not name.startswith(_PARTIAL) and not _leads_up(directory, name)
+            )
         except OSError as error:
             if error.errno in _ABSENT:
                 return iter(())
             raise StoreError(f"cannot list {prefix or '.'} in {self.root}: {error.strerror}") from error
+
+
+def _leads_up(directory: str, name: str) -> bool:
+    path = os.path.join(directory, name)
+    if not os.path.islink(path):
+        return False
+    return f"{os.path.realpath(directory)}/".startswith(f"{os.path.realpath(path)}/")
 
 
 def _read(fd: int, i: int, request: Request, place: Place | None) -> memoryview | None:

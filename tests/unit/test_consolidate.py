@@ -477,3 +477,12 @@ def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "is an array" in err
     code, _, err = run(capsys, "create", at, "g", "--consolidate", "--shape", "9")
     assert (code, err.startswith("gpuzarr: a group has neither --shape")) == (2, True)
+
+
+def test_links_that_lead_up_are_not_followed(tmp_path: Path) -> None:
+    gpuzarr.create_group(tmp_path, device="cpu")
+    gpuzarr.create_group(tmp_path, "a", device="cpu")
+    for name in ("one", "two"):
+        (tmp_path / name).symlink_to(tmp_path)
+        (tmp_path / "a" / name).symlink_to(tmp_path / "a")
+    assert list(gpuzarr.consolidate(tmp_path)) == ["a"]
