@@ -13,7 +13,6 @@ process go on.
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -42,6 +41,7 @@ from gpuzarr.meta.dialect import (
     read_meta,
     require_no_array_above,
     where,
+    written,
 )
 from gpuzarr.meta.model import ArrayMeta, NodeMeta
 from gpuzarr.meta.recast import Changes, check, recast
@@ -282,11 +282,11 @@ class _Job:
     def _put(self, node: _Node, extra: Mapping[str, Any] | None = None) -> None:
         document, at = {**node.document, **(extra or {})}, self._at(node)
         if document["zarr_format"] == 3:
-            self.store.put([(join(at, "zarr.json"), _dumped(document))])
+            self.store.put([(join(at, "zarr.json"), written(document))])
             return
         if node.attributes:
-            self.store.put([(join(at, ".zattrs"), _dumped(node.attributes))])
-        self.store.put([(join(at, ".zarray" if "shape" in document else ".zgroup"), _dumped(document))])
+            self.store.put([(join(at, ".zattrs"), written(node.attributes))])
+        self.store.put([(join(at, ".zarray" if "shape" in document else ".zgroup"), written(document))])
 
     def _at(self, node: _Node) -> str:
         return join(self.path, node.path) if node.path else self.path
@@ -305,7 +305,7 @@ class _Job:
                     "consolidated_metadata": {"kind": "inline", "must_understand": False, "metadata": below}
                 }
             else:
-                self.store.put([(join(self.path, ".zmetadata"), _dumped(_consolidated_v2(self.nodes)))])
+                self.store.put([(join(self.path, ".zmetadata"), written(_consolidated_v2(self.nodes)))])
         put_parents(self.store, self.path, int(root.document["zarr_format"]))
         self._put(root, extra)
         stored = [(one.path, documents_of(one.document, one.attributes or None)) for one in self.nodes]
@@ -375,16 +375,6 @@ def _consolidated_v2(nodes: list[_Node]) -> dict[str, Any]:
         if one.attributes:
             found[join(one.path, ".zattrs")] = one.attributes
     return {"zarr_consolidated_format": 1, "metadata": found}
-
-
-def _dumped(document: Mapping[str, Any]) -> bytes:
-    """A document as it was read: also with what JSON has not, but Python and xarray write, as `NaN` in
-    attributes."""
-    text = json.dumps(document, indent=2, ensure_ascii=False)
-    try:
-        return text.encode()
-    except UnicodeEncodeError:  # half a surrogate pair
-        return json.dumps(document, indent=2).encode()
 
 
 def _plain(document: Mapping[str, Any]) -> str:
