@@ -32,6 +32,8 @@ Buffer = bytes | bytearray | memoryview | NDArray[Any]
 
 Kind = Literal["array", "serializer", "bytes"]
 
+_PACKED_NBYTES = 64 << 10  # of a string, what one block of threads copies
+
 
 @dataclass(frozen=True, slots=True)
 class ChunkSpec:
@@ -113,6 +115,31 @@ class Encoded:
 def pitch_of(limit: int) -> int:
     """From one string of an `Encoded` to the next: with room for a checksum behind each."""
     return -(-limit // 16) * 16 + 16
+
+
+def pack(
+    lane: Lane,
+    src: DeviceBuffer,
+    src_offset: NDArray[np.int64],
+    nbytes: NDArray[np.int64] | DeviceBuffer,
+    dst: DeviceBuffer,
+    dst_offset: NDArray[np.int64],
+    largest: int,
+) -> None:
+    """Copy N strings of at most `largest` bytes to other places in device memory (kernels/encoded.cu)."""
+    tiles = max(-(-largest // _PACKED_NBYTES), 1)
+    lane.launch(
+        "gz_pack",
+        len(src_offset) * tiles,
+        256,
+        src=src,
+        src_offset=src_offset,
+        nbytes=nbytes,
+        dst=dst,
+        dst_offset=dst_offset,
+        largest=largest,
+        tiles=tiles,
+    )
 
 
 def even(data: DeviceBuffer, nbytes: int, count: int) -> Batch:

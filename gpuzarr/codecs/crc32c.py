@@ -10,12 +10,10 @@ import google_crc32c
 import numpy as np
 from numpy.typing import NDArray
 
-from gpuzarr.codecs.base import ChunkSpec, Encoded
+from gpuzarr.codecs.base import ChunkSpec, Encoded, pack
 from gpuzarr.codecs.checksum import THREADS, Checksum32, Location
 from gpuzarr.codecs.registry import codec
 from gpuzarr.device.base import Lane
-
-_TILE = 64 << 10  # bytes of a chunk that one block copies
 
 
 @codec("crc32c", "numcodecs.crc32c", v2="crc32c")
@@ -50,19 +48,7 @@ class CRC32C(Checksum32):
             out = replace(batch, nbytes=sizes, limit=limit)
         else:
             out = Encoded.room(lane, limit, len(batch), sizes)
-            tiles = max(-(-batch.limit // _TILE), 1)
-            lane.launch(
-                "gz_pack",
-                len(batch) * tiles,
-                THREADS,
-                src=batch.data,
-                src_offset=batch.offset,
-                nbytes=batch.nbytes,
-                dst=out.data,
-                dst_offset=out.offset,
-                largest=batch.limit,
-                tiles=tiles,
-            )
+            pack(lane, batch.data, batch.offset, batch.nbytes, out.data, out.offset, batch.limit)
         lane.launch(
             "gz_crc32c_append",
             len(batch),

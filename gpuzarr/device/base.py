@@ -1,6 +1,7 @@
 """What the engine and the codecs may ask of a device, and nothing more.
 
-    empty · upload · download · launch · decompress · synchronize      and lanes, so that waves overlap
+    empty · upload · download · launch · decompress · compress · synchronize,
+    and lanes, so that waves overlap
 
 A device holds memory that only kernels read and write. A kernel is launched by name; its parameters are
 checked against its own signature (`device.catalogue`). A lane is an ordered queue of work with an arena:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gpuzarr.codecs.base import Batch, ChunkSpec, as_bytes
+from gpuzarr.codecs.base import Batch, ChunkSpec, as_bytes, pack
 from gpuzarr.codecs.planes import unshuffled
 from gpuzarr.device.base import Device, Lane
 from gpuzarr.engine.cache import Known, Slab, Slot, slabs_of
@@ -27,7 +27,7 @@ from gpuzarr.meta.model import ArrayMeta
 from gpuzarr.plan.boxes import Pieces
 from gpuzarr.plan.table import Int64s, Plan
 
-_TILE = 64 << 10  # bytes that one block copies or fills
+_TILE = 64 << 10  # bytes that one block fills
 
 
 def on_device(
@@ -131,21 +131,11 @@ class BoxLanding(Landing):
             while len(taken) < len(slots) and self.known.room(nbytes):
                 taken.append(slabs.take(nbytes, limit))
         self.known.new |= zip(slots.tolist(), taken, strict=False)
-        tiles = max(-(-nbytes // _TILE), 1)
+        sizes = np.full(len(taken), nbytes, np.int64)
         for slab in {slot.slab for slot in taken}:
             mine = [i for i, slot in enumerate(taken) if slot.slab is slab]
-            lane.launch(
-                "gz_pack",
-                len(mine) * tiles,
-                256,
-                src=batch.data,
-                src_offset=batch.offset[mine],
-                nbytes=np.full(len(mine), nbytes, np.int64),
-                dst=slab.buffer,
-                dst_offset=np.array([taken[i].offset for i in mine], np.int64),
-                largest=nbytes,
-                tiles=tiles,
-            )
+            places = np.array([taken[i].offset for i in mine], np.int64)
+            pack(lane, batch.data, batch.offset[mine], sizes[mine], slab.buffer, places, nbytes)
 
     def _land(self, lane: Lane, slots: Int64s, shape: int, batch: Batch) -> None:
         at, owner = self.pieces.of(slots)
