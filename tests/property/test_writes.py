@@ -61,7 +61,7 @@ class Model:
             options["shards"] = draw(st.sampled_from([shards, [outer, shards]]))
             options["index_location"] = draw(st.sampled_from(["start", "end"]))
         made = gpuzarr.create_array(self.objects, "a", shape=shape, dtype=dtype, device=device, **options)
-        self.array = made
+        self.array, self.dtype, self.options = made, dtype, {"shape": shape, **options}
         self.whole = np.full(shape, made.fill_value, made.dtype)
         self.attributes: dict[str, Any] = {}
 
@@ -153,6 +153,23 @@ class Model:
         self.array.append(self.given(values), axis)
         self.whole = np.concatenate((self.whole, values), axis)
 
+    def delete(self) -> None:
+        """Fill values over a box: chunks that hold nothing else are gone. Or all of it goes, for another
+        array of the same kind."""
+        if self.data.draw(st.booleans()):
+            self.array[...] = self.array.fill_value
+            self.whole[...] = self.array.fill_value
+            assert not [key for key in self.objects if self.is_chunk(key)]
+        else:
+            self.array = gpuzarr.create_array(
+                self.objects, "a", dtype=self.dtype, device=self.device, overwrite=True, **self.options
+            )
+            self.whole = np.full(self.array.shape, self.array.fill_value, self.array.dtype)
+            self.attributes = {}
+
+    def is_chunk(self, key: str) -> bool:
+        return not key.endswith(("zarr.json", ".zarray", ".zgroup", ".zattrs"))
+
     def attribute(self) -> None:
         name, value = self.data.draw(st.sampled_from("abc")), self.data.draw(st.none() | st.integers())
         self.array.update_attributes({name: value})
@@ -183,7 +200,7 @@ class Model:
 
 STEPS = [
     *(Model.write, Model.write, Model.write_orthogonal, Model.write_points, Model.write_block),
-    *(Model.resize, Model.append, Model.attribute, Model.reopen),
+    *(Model.resize, Model.append, Model.delete, Model.attribute, Model.reopen),
 ]
 
 
