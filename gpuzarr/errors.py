@@ -10,6 +10,8 @@
     │   └── ChecksumError                              the bytes were changed since they were written
     ├── LimitError              (MemoryError)          more memory than the configuration allows
     ├── StoreError              (OSError)              the storage failed, or a key may not be used
+    │   ├── ForbiddenError      (PermissionError)      the storage says that it is not for us
+    │   └── ChangedError                               an object was replaced while it was read
     ├── ReadOnlyError           (PermissionError)      a write to something opened for reading
     ├── DeviceError             (RuntimeError)         a device is missing or a kernel failed
     └── MissingDependencyError  (ImportError)          an optional package is not installed
@@ -111,6 +113,14 @@ class LimitError(GpuzarrError, MemoryError):
 
 class StoreError(GpuzarrError, OSError):
     """The storage failed, or a key may not be used."""
+
+
+class ForbiddenError(StoreError, PermissionError):
+    """The storage does not let these credentials read or write an object."""
+
+
+class ChangedError(StoreError):
+    """An object was replaced by another between two requests that should have seen the same."""
 
 
 class ReadOnlyError(GpuzarrError, PermissionError):

@@ -9,12 +9,16 @@ from gpuzarr import config
 from gpuzarr.engine.source import MODEST_NBYTES, ReadStats, Source
 from gpuzarr.errors import ChunkError, GpuzarrError
 from gpuzarr.plan.table import ABSENT, WHOLE, Plan
-from gpuzarr.store.base import Request
+from gpuzarr.store.base import Buffer, Request, StreamingStore
 
 Take = Callable[[int], memoryview]
 """Memory for so many encoded bytes."""
 Target = Callable[[int], memoryview | None]
 """Where the encoded chunk of a row may lie for good, if it can: raw chunks lie right in the result."""
+
+
+Fetched = tuple[int, str, memoryview | None, bool]
+"""A row, its key, its encoded bytes, and whether they lie where they were wanted."""
 
 
 class Rows:
@@ -32,6 +36,7 @@ class Rows:
         "spans",
         "start",
         "unchecked",
+        "versions",
     )
 
     def __init__(self, source: Source, plan: Plan, first: int, last: int) -> None:
@@ -44,7 +49,9 @@ class Rows:
         self.start: list[int] = plan.start[rows].tolist()
         self.nbytes: list[int] = plan.nbytes[rows].tolist()
         self.spans = list(pairwise((bounds - self.first).tolist()))
-        self.keys = [source.key(cell) for cell in plan.objects[plan.key[bounds[:-1]]].tolist()]
+        objects = plan.key[bounds[:-1]]
+        self.keys = [source.key(cell) for cell in plan.objects[objects].tolist()]
+        self.versions = [plan.versions[row] for row in objects.tolist()] if plan.versions else None
         self.requests = [self._request(i) for i in range(last - first)]
         self.unchecked = min(MODEST_NBYTES, config.current().max_chunk_nbytes)
 
@@ -54,7 +61,8 @@ class Rows:
             return Request(self.keys[i])
         start = self.start[first]
         end = max(map(int.__add__, self.start[first:last], self.nbytes[first:last]))
-        return Request(self.keys[i], start, end - start)
+        version = None if self.versions is None else self.versions[i]
+        return Request(self.keys[i], start, end - start, version)
 
     def get(
         self, first: int, last: int, stats: ReadStats, place: Callable[[int, int], memoryview]
@@ -71,20 +79,22 @@ class Rows:
         except GpuzarrError as error:
             self.source.located(error, self.keys[first] if last - first == 1 else None)
             raise
-        for i, stored in enumerate(found, first):
-            request = self.requests[i]
-            if request.nbytes is None:
-                self.check_whole(i, 0 if stored is None else len(stored))
-            else:
-                if stored is None:
-                    raise self._lost(request, "it vanished while it was read")
-                if len(stored) != request.nbytes:
-                    raise self._lost(request, f"there are {len(stored)}, its index promises {request.nbytes}")
-        return [one if one is None or type(one) is memoryview else memoryview(one) for one in found]
+        return [self._checked(i, stored) for i, stored in enumerate(found, first)]
+
+    def _checked(self, i: int, stored: Buffer | None) -> memoryview | None:
+        """The answer to a request, if it is all of what was asked for."""
+        request = self.requests[i]
+        if request.nbytes is None:
+            self.check_whole(i, 0 if stored is None else len(stored))
+        elif stored is None:
+            raise self._lost(request, "it vanished while it was read")
+        elif len(stored) != request.nbytes:
+            raise self._lost(request, f"there are {len(stored)}, its index promises {request.nbytes}")
+        return stored if stored is None or type(stored) is memoryview else memoryview(stored)
 
     def fetch(
         self, first: int, last: int, stats: ReadStats, take: Take, target: Target = lambda row: None
-    ) -> Iterator[tuple[int, str, memoryview | None, bool]]:
+    ) -> Iterator[Fetched]:
         """For every row of the requests `first` up to `last`: the row, its key, its encoded bytes (None: no
         such object), and whether they lie at its `target`."""
         wanted = [target(row) if end - row == 1 else None for row, end in self.spans[first:last]]
@@ -94,13 +104,34 @@ class Rows:
             return into if into is not None and into.nbytes == nbytes else take(nbytes)
 
         for i, view in enumerate(self.get(first, last, stats, place)):
-            request, (row, end) = self.requests[first + i], self.spans[first + i]
-            if view is None or request.nbytes is None:
-                yield row, request.key, view, view is not None and view is wanted[i]
-                continue
-            for at in range(row, end):
-                begin = self.start[at] - request.start
-                yield at, request.key, view[begin : begin + self.nbytes[at]], view is wanted[i]
+            yield from self._chunks(first + i, view, wanted[i])
+
+    def _chunks(self, i: int, view: memoryview | None, wanted: memoryview | None) -> Iterator[Fetched]:
+        """The rows of one request."""
+        request, (row, end) = self.requests[i], self.spans[i]
+        if view is None or request.nbytes is None:
+            yield row, request.key, view, view is not None and view is wanted
+            return
+        for at in range(row, end):
+            begin = self.start[at] - request.start
+            yield at, request.key, view[begin : begin + self.nbytes[at]], view is wanted
+
+    def arriving(
+        self, store: StreamingStore, stats: ReadStats, target: Target = lambda row: None
+    ) -> Arriving:
+        """The rows of all requests, as their bytes come."""
+        wanted: dict[int, memoryview] = {}
+
+        def place(i: int, nbytes: int) -> memoryview | None:
+            self.check_whole(i, nbytes)
+            row, end = self.spans[i]
+            into = target(row) if end - row == 1 else None
+            if into is None or into.nbytes != nbytes:
+                return None
+            wanted[i] = into
+            return into
+
+        return Arriving(self, store.stream(self.requests, place), wanted, stats)
 
     def check_whole(self, i: int, nbytes: int) -> None:
         """Whole objects have a size that their chunk may have."""
@@ -119,6 +150,41 @@ class Rows:
     def name(self, row: int, key: str) -> str:
         """A row's chunk, for messages: its key, and its place in the shard."""
         return chunk_name(self.plan, self.first + row, key)
+
+
+class Arriving:
+    """Requests of a store that has many in flight, in the order in which they are answered. Threads share it:
+    each takes the next that is there."""
+
+    def __init__(
+        self,
+        rows: Rows,
+        answers: Iterator[tuple[int, Buffer | None]],
+        wanted: dict[int, memoryview],
+        stats: ReadStats,
+    ) -> None:
+        self.rows, self.wanted, self.stats, self._answers = rows, wanted, stats, answers
+
+    def __iter__(self) -> Iterator[Fetched]:
+        """Rows with their bytes, as `Rows.fetch` gives them."""
+        rows = self.rows
+        while True:
+            try:
+                i, stored = next(self._answers)
+                view = rows._checked(i, stored)
+            except StopIteration:
+                return
+            except GpuzarrError as error:
+                rows.source.located(error)
+                raise
+            self.stats.add(requests=1, bytes_read=0 if view is None else view.nbytes)
+            yield from rows._chunks(i, view, self.wanted.pop(i, None))
+
+    def close(self) -> None:
+        """Nobody takes any more."""
+        close = getattr(self._answers, "close", None)
+        if close is not None:
+            close()
 
 
 def chunk_name(plan: Plan, row: int, key: str) -> str:

@@ -10,6 +10,7 @@ it.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import partial
 from itertools import pairwise
 from types import EllipsisType
@@ -19,16 +20,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpuzarr import config
-from gpuzarr.engine.fetch import Rows
+from gpuzarr.engine.fetch import Fetched, Rows, Target
 from gpuzarr.engine.scratch import scratch
 from gpuzarr.engine.source import ReadStats, Source
 from gpuzarr.engine.workers import run_all
 from gpuzarr.errors import GpuzarrError
 from gpuzarr.plan.table import Int64s, Plan, hulls
 from gpuzarr.selection import Span
+from gpuzarr.store.base import StreamingStore
 
 _TOGETHER = 256 << 10
 """Decoded bytes that are fetched from a local store at a time: few enough to stay in cache."""
+_STREAM = 16384
+"""Requests that are listed at once where they are answered in any order."""
 _REMOTE_BUNDLE = 64 << 20
 """Decoded bytes of a bundle where a round trip is dear."""
 
@@ -41,7 +45,11 @@ def read_host(source: Source, plan: Plan, flat: NDArray[Any], stats: ReadStats) 
     if not len(plan):
         return
     work = _Work(source, plan, flat, stats)
-    run_all([partial(work.run, first, last) for first, last in pairwise(bundles(plan, source).tolist())])
+    if isinstance(source.store, StreamingStore) and plan.requests > 1:
+        for first in range(0, plan.requests, _STREAM):
+            work.stream(source.store, first, min(first + _STREAM, plan.requests))
+    else:
+        run_all([partial(work.run, first, last) for first, last in pairwise(bundles(plan, source).tolist())])
     work.fill_absent()
 
 
@@ -84,26 +92,54 @@ class _Work:
         many = len(rows.requests)
         if self.source.store.traits.concurrency == 1:
             many = max(_TOGETHER // (self.chains[rows.shape[0]].spec.nbytes or _TOGETHER), 1)
-        chunks = direct = filled = 0
-        raw = any(not chain.stages and chain.plain for chain in self.chains)
-        target = partial(self._raw_target, rows, boxes) if raw and self.simple else _nowhere
+        target = self._target(rows, boxes)
         try:
             for begin in range(0, len(rows.requests), many):
                 memory.reset()
                 end = min(begin + many, len(rows.requests))
-                for row, key, stored, placed in rows.fetch(begin, end, self.stats, memory.take, target):
-                    if stored is None:
-                        self.flat[boxes.target(row) if self.simple else boxes.meshes(row)[1]] = self.fill
-                        filled += 1
-                        continue
-                    chunks += 1
-                    try:
-                        direct += placed or self._chunk(boxes, rows.shape[row], stored, row)
-                    except GpuzarrError as error:
-                        self.source.located(error, rows.name(row, key))
-                        raise
+                self._land(rows, boxes, rows.fetch(begin, end, self.stats, memory.take, target))
         finally:
             memory.release()
+
+    def stream(self, store: StreamingStore, first: int, last: int) -> None:
+        """The requests from `first` up to `last`, as they are answered: every thread decodes what comes
+        next."""
+        rows = Rows(self.source, self.plan, first, last)
+        boxes = _Boxes(self, rows.first, rows.end)
+        arriving = rows.arriving(store, self.stats, self._target(rows, boxes))
+
+        def take() -> None:
+            try:
+                self._land(rows, boxes, iter(arriving))
+            except BaseException:
+                arriving.close()  # for the other threads
+                raise
+            finally:
+                scratch().release()
+
+        try:
+            run_all([take] * min(config.current().threads, last - first))
+        finally:
+            arriving.close()
+
+    def _target(self, rows: Rows, boxes: _Boxes) -> Target:
+        raw = any(not chain.stages and chain.plain for chain in self.chains)
+        return partial(self._raw_target, rows, boxes) if raw and self.simple else _nowhere
+
+    def _land(self, rows: Rows, boxes: _Boxes, fetched: Iterator[Fetched]) -> None:
+        """Decode chunks into their places."""
+        chunks = direct = filled = 0
+        for row, key, stored, placed in fetched:
+            if stored is None:
+                self.flat[boxes.target(row) if self.simple else boxes.meshes(row)[1]] = self.fill
+                filled += 1
+                continue
+            chunks += 1
+            try:
+                direct += placed or self._chunk(boxes, rows.shape[row], stored, row)
+            except GpuzarrError as error:
+                self.source.located(error, rows.name(row, key))
+                raise
         self.stats.add(chunks=chunks, direct=direct, filled=filled)
 
     def _raw_target(self, rows: Rows, boxes: _Boxes, row: int) -> memoryview | None:

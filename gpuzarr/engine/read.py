@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -20,10 +21,10 @@ def read(source: Source, selection: Selection, out: Any, stats: ReadStats, place
     strings and objects, have no form on a device: they are read on the host."""
     try:
         if place.device is None or not source.meta.has_bytes:
-            return _read_host(source, selection, out, stats)
+            return source.settled(partial(_read_host, source, selection, out, stats))
         from gpuzarr.engine.device import read_device
 
-        return read_device(source, selection, out, stats, place.device)
+        return source.settled(partial(read_device, source, selection, out, stats, place.device))
     except GpuzarrError as error:
         source.located(error)
         raise

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
 from functools import partial
+from typing import TypeVar
 
 from gpuzarr import config
-from gpuzarr.errors import ChunkError, GpuzarrError
+from gpuzarr.errors import ChangedError, ChunkError, GpuzarrError
 from gpuzarr.meta.dialect import join, where
 from gpuzarr.meta.model import ArrayMeta
 from gpuzarr.plan.shards import IndexCache, Shards
-from gpuzarr.store.base import Buffer, Place, Request, Store, place_of
+from gpuzarr.store.base import Buffer, Place, Request, Store, Versioned, VersionedStore, place_of
+
+Result = TypeVar("Result")
 
 MODEST_NBYTES = 16 << 20
 """No encoded chunk is too large that is no larger than this."""
@@ -94,11 +97,30 @@ class Source:
         stats.add(requests=len(requests), bytes_read=nbytes)
         return found
 
+    def fetch_versioned(self, requests: Sequence[Request], stats: ReadStats) -> list[Versioned | None]:
+        """The same with the objects' versions, where the store knows them."""
+        if not isinstance(self.store, VersionedStore):
+            found = self.fetch(requests, stats)
+            return [None if one is None else Versioned(one, None) for one in found]
+        answers = self.store.get_versioned(requests)
+        nbytes = sum(len(one.data) for one in answers if one is not None and one.data is not None)
+        stats.add(requests=len(requests), bytes_read=nbytes)
+        return answers
+
+    def settled(self, read: Callable[[], Result]) -> Result:
+        """What `read` gives. If an object changes between its index and its chunks, the index is forgotten
+        and all of it read again: what comes back is of one version of each shard."""
+        for _ in range(2):
+            try:
+                return read()
+            except ChangedError:
+                self.indexes.forget_below(place_of(self.store, self.indexes.prefix))
+        return read()
+
     def shards(self, stats: ReadStats) -> Shards:
         """How this array's chunks are found in its shards."""
-        return Shards(
-            self.meta, self.key, lambda requests: self.fetch(requests, stats), self.store.size, self.indexes
-        )
+        read = partial(self.fetch_versioned, stats=stats)
+        return Shards(self.meta, self.key, read, self.store.size, self.indexes)
 
     def check_encoded(self, nbytes: int, shape: tuple[int, ...], key: str | None = None) -> None:
         """Refuse encoded chunks far larger than what they can decode to. Codecs that widen values say so in

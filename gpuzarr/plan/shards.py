@@ -10,19 +10,27 @@ import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 import numpy as np
 
 from gpuzarr.codecs.sharding import ABSENT as MISSING
-from gpuzarr.errors import GpuzarrError
+from gpuzarr.errors import ChangedError, GpuzarrError
 from gpuzarr.meta.model import ArrayMeta, ShardLevel
 from gpuzarr.plan.pieces import Cells
 from gpuzarr.plan.table import ABSENT, WHOLE, Int64s, Plan, unique_rows
-from gpuzarr.store.base import Buffer, Request
+from gpuzarr.store.base import Buffer, Request, Versioned
 
-Read = Callable[[Sequence[Request]], list[Buffer | None]]
+Read = Callable[[Sequence[Request]], list[Versioned | None]]
 Index = Int64s | None
 """int64[chunks, 2], offset and size of each; None for a shard that does not exist."""
+
+
+class Known(NamedTuple):
+    """An index, and the version of the shard that it is of, where the store tells versions apart."""
+
+    entries: Index
+    version: str | None
 
 
 At = tuple[object, str]
@@ -41,7 +49,7 @@ class IndexCache:
     nbytes: int = 0
     version: int = 0
     """Grows with every `forget`."""
-    _held: OrderedDict[tuple[str, int, int], Index] = field(default_factory=OrderedDict)
+    _held: OrderedDict[tuple[str, int, int], Known] = field(default_factory=OrderedDict)
     _objects: dict[At, set[tuple[str, int, int]]] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -50,13 +58,13 @@ class IndexCache:
         _caches.add(self)
         return self
 
-    def get(self, shard: tuple[str, int, int]) -> tuple[bool, Index]:
-        """Whether the shard is known, and its index."""
+    def get(self, shard: tuple[str, int, int]) -> Known | None:
+        """The index of a shard, if it is known."""
         with self._lock:
             if shard not in self._held:
-                return False, None
+                return None
             self._held.move_to_end(shard)
-            return True, self._held[shard]
+            return self._held[shard]
 
     def forget(self, at: At) -> None:
         """The object was rewritten, or is about to be."""
@@ -75,7 +83,7 @@ class IndexCache:
         with self._lock:
             self.version += 1
 
-    def put(self, shard: tuple[str, int, int], index: Index, version: int) -> None:
+    def put(self, shard: tuple[str, int, int], index: Known, version: int) -> None:
         """Keep an index, and forget the oldest ones past the limit. What was read before something was
         forgotten, at an earlier `version`, may be that, and is not kept."""
         at = self.place(shard[0])
@@ -102,8 +110,8 @@ def index_caches() -> list[IndexCache]:
     return list(_caches)
 
 
-def _weight(index: Index) -> int:
-    return 256 + (0 if index is None else index.nbytes)
+def _weight(known: Known) -> int:
+    return 256 + (0 if known.entries is None else known.entries.nbytes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +138,7 @@ class Shards:
             shard[:, i] = axis.chunk_of(first[:, i])
             inside[:, i] = first[:, i] - axis.low(shard[:, i])
         objects, key = unique_rows(shard)
-        plan = replace(plan, objects=objects, key=key)
+        plan = replace(plan, objects=objects, key=key, versions=[None] * len(objects))
         shapes = meta.grid.chunk_shapes(objects)
         for level in meta.levels:
             plan = self._level(plan, level, inside // np.array(level.chunk_shape, np.int64), shapes)
@@ -165,33 +173,43 @@ class Shards:
 
     def _indexes(self, plan: Plan, level: ShardLevel, shards: Int64s, counts: Int64s) -> list[Index]:
         """The index of each of `shards` [u, (key, start, nbytes)]: from the cache, the rest in one batched
-        read."""
+        read. Writes down in the plan which versions they are of."""
+        rows = shards[:, 0].tolist()
         names = [self.key(cell) for cell in plan.objects[shards[:, 0]].tolist()]
         # The size tells a shard from the first shard inside it, which starts at the same byte.
         places = list(zip(names, *shards[:, 1:].T.tolist(), strict=True))
-        version = self.cache.version
-        looked_up = [self.cache.get(place) for place in places]
-        missing = [i for i, (known, _) in enumerate(looked_up) if not known]
+        before = self.cache.version
+        found = [self.cache.get(place) for place in places]
+        missing = [i for i, known in enumerate(found) if known is None]
         grids = [tuple(one) for one in counts.tolist()]
         sizes = {grid: level.index.nbytes(grid) for grid in {grids[i] for i in missing}}
         requests = []
         for i in missing:
             start, nbytes, size = int(shards[i, 1]), int(shards[i, 2]), sizes[grids[i]]
-            if level.index.location == "start":
-                requests.append(Request(names[i], start, size))
-            else:
-                requests.append(
-                    Request(names[i], -size if nbytes == WHOLE else start + max(nbytes - size, 0), size)
-                )
-        indexes = [index for _, index in looked_up]
+            if level.index.location == "end":
+                start = -size if nbytes == WHOLE else start + max(nbytes - size, 0)
+            requests.append(Request(names[i], start, size, plan.versions[rows[i]]))
         for i, stored in zip(missing, self.read(requests) if requests else [], strict=True):
+            if stored is None:  # a shard that is not there yet may be written any time
+                found[i] = Known(None, None)
+                continue
             try:
                 whole = int(shards[i, 2])
-                known_size = self.size(names[i]) if whole == WHOLE else whole
-                indexes[i] = None if stored is None else level.index.parse(stored, grids[i], known_size)
+                nbytes_known = self.size(names[i]) if whole == WHOLE else whole
+                known = Known(level.index.parse(_there(stored), grids[i], nbytes_known), stored.version)
             except GpuzarrError as error:
                 error.located(chunk=names[i], codec="sharding_indexed")
                 raise
-            if indexes[i] is not None:  # a shard that is not there yet may be written any time
-                self.cache.put(places[i], indexes[i], version)
-        return indexes
+            self.cache.put(places[i], known, before)
+            found[i] = known
+        for row, one in zip(rows, found, strict=True):
+            assert one is not None
+            if plan.versions[row] not in (None, one.version):
+                raise ChangedError(f"{self.key(plan.objects[row].tolist())} was replaced while it was read")
+            plan.versions[row] = one.version
+        return [one.entries for one in found if one is not None]
+
+
+def _there(stored: Versioned) -> Buffer:
+    assert stored.data is not None  # nothing was said to be known
+    return stored.data

@@ -11,7 +11,7 @@ which bytes encode its chunk, and which box of the chunk goes to which box of th
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from math import prod
 
 import numpy as np
@@ -69,6 +69,10 @@ class Plan:
     slot: Int64s | None = None
     """[n]: of a read of many boxes, the chunk's place in `boxes.Pieces`, which then has the columns of
     pieces."""
+
+    versions: list[str | None] = field(default_factory=list)
+    """[m]: the version of each object that its byte ranges hold for, where the store tells versions apart;
+    empty where no object was looked into."""
 
     def __len__(self) -> int:
         return len(self.key)

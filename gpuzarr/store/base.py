@@ -22,13 +22,28 @@ Place = Callable[[int, int], memoryview]
 """`place(i, nbytes)`: where the bytes of request i shall lie. It may raise, if they are too many."""
 
 
+PlaceIfAny = Callable[[int, int], memoryview | None]
+"""The same; None: anywhere."""
+
+
 class Request(NamedTuple):
     """A byte range of one object: `nbytes` bytes at `start`, or all that follow where `nbytes` is None. A
-    negative `start` counts from the object's end."""
+    negative `start` counts from the object's end. With `version`, only of that version of the object: a store
+    that knows versions raises ChangedError where it is another by now."""
 
     key: str
     start: int = 0
     nbytes: int | None = None
+    version: str | None = None
+
+
+class Versioned(NamedTuple):
+    """An answer, and the version of the object that it is of: what a server calls its ETag."""
+
+    data: Buffer | None
+    """None: the object is still the version that the caller said it has."""
+    version: str | None
+    """None: the server gives none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +112,33 @@ class WritableStore(Store, Protocol):
 
     def delete_below(self, prefix: str) -> None:
         """Remove every object whose key begins with `prefix`, which ends at a `/` or is empty."""
+        ...
+
+
+@runtime_checkable
+class VersionedStore(Store, Protocol):
+    """A store that tells versions of an object apart, so that what is read of it in several requests, or
+    kept, is all of one."""
+
+    def get_versioned(
+        self, requests: Sequence[Request], unless: Sequence[str | None] | None = None
+    ) -> list[Versioned | None]:
+        """As `get_ranges`, with the versions. Of an object that is still the version `unless[i]` no bytes
+        come."""
+        ...
+
+
+@runtime_checkable
+class StreamingStore(Store, Protocol):
+    """A store whose requests take long, and of which many are in flight at once."""
+
+    def stream(
+        self, requests: Sequence[Request], place: PlaceIfAny | None = None
+    ) -> Iterator[tuple[int, Buffer | None]]:
+        """As `get_ranges`, but each answer comes as soon as it is there, with the number of its request. Any
+        number of threads may take from the iterator; if it has a `close`, that ends it and forgets what is in
+        flight. `place` is called from any thread, one call at a time, and written to by the thread that takes
+        the answer."""
         ...
 
 

@@ -62,6 +62,10 @@ def _local(path: str, options: dict[str, Any], create: bool) -> Store:
 
 
 def _remote(url: str, options: dict[str, Any]) -> Store:
+    from gpuzarr.store.remote import is_remote, open_remote
+
+    if is_remote(url) and not url.split("?")[0].lower().endswith(".zip"):
+        return open_remote(url, options)
     import fsspec
 
     from gpuzarr.store.fsspec import FsspecStore

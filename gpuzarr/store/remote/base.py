@@ -1,0 +1,349 @@
+"""Objects behind a server: S3, Google Cloud Storage, Azure, plain HTTP.
+
+    RemoteStore   prefix, batches, versions, what is absent and what is forbidden
+      └ retry     when a request is sent again, how many are in flight
+        └ Transport   one request: obstore, or fsspec
+
+Every byte that comes is checked against what was asked: the range, its length, the version. What a server
+says wrongly, or not to the end, is asked again.
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+
+from gpuzarr.errors import ForbiddenError, StoreError
+from gpuzarr.store.base import (
+    Buffer,
+    Pieces,
+    Place,
+    PlaceIfAny,
+    Request,
+    Traits,
+    Versioned,
+    clean_key,
+    joined,
+)
+from gpuzarr.store.remote.flow import MOST, Stream
+from gpuzarr.store.remote.retry import PATIENCE, Again, Limit, Patience, persist
+
+REMOTE = Traits(concurrency=64, coalesce_gap=1 << 20, request_nbytes=16 << 20)
+"""A round trip costs as much as moving about a megabyte."""
+_UNKNOWN_NBYTES = 1 << 20
+"""What an object of unknown size is taken for, where answers in flight are counted."""
+
+Room = Callable[[int], object]
+"""Told how many bytes are to come, before they do; it may raise, if they are too many."""
+
+
+class Got(NamedTuple):
+    """An answer of a server."""
+
+    data: Buffer
+    version: str | None
+    """The ETag."""
+    start: int
+    """Where in the object the bytes begin, as the server says."""
+    total: int | None
+    """Bytes of the whole object, if the server says so."""
+
+
+class Unchanged(Exception):
+    """The object is still the version that the caller has."""
+
+
+class OutOfRange(Exception):
+    """The range begins behind the object's end."""
+
+
+class Transport(Protocol):
+    """One request at a time, from any thread, tried once. Failures that may pass are `Again`; others
+    ForbiddenError, ChangedError or StoreError, whose texts hold no credentials. Paths are relative to the
+    host or bucket."""
+
+    @property
+    def place(self) -> object:
+        """Names the host or bucket, whatever the way there."""
+        ...
+
+    def get(
+        self, path: str, start: int, nbytes: int | None, version: str | None, unless: str | None, room: Room
+    ) -> Got | None:
+        """Bytes of an object, with ranges as in `Request` but for empty ones; None where there is none.
+        Raises Unchanged if it is the version `unless`, OutOfRange."""
+        ...
+
+    def size(self, path: str) -> int | None:
+        """Bytes of an object; None where there is none."""
+        ...
+
+    def put(self, path: str, value: Buffer | Pieces) -> None:
+        """Store an object whole or not at all."""
+        ...
+
+    def delete(self, paths: Sequence[str]) -> None:
+        """Remove objects; those that are not there are no error."""
+        ...
+
+    def list(self, prefix: str) -> Iterator[str]:
+        """Every path that begins with `prefix`, which ends at a `/` or is empty."""
+        ...
+
+    def list_dir(self, prefix: str) -> Iterator[str]:
+        """The names right below."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class RemoteStore:
+    """What lies below `prefix` behind one server."""
+
+    transport: Transport
+    prefix: str
+    """Ends at a `/`, or is empty."""
+    url: str
+    traits: Traits = REMOTE
+    patience: Patience = PATIENCE
+    missing_on_403: bool = False
+    limit: Limit = field(default_factory=lambda: Limit(64, MOST), repr=False, compare=False)
+    reopen: tuple[Callable[..., Any], tuple[Any, ...]] | None = field(default=None, repr=False, compare=False)
+    """How another process makes the same store."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        if self.reopen is None:
+            raise StoreError(f"{self.url} cannot be opened again in another process")
+        return self.reopen
+
+    def place(self, key: str) -> tuple[object, str]:
+        """Host or bucket, and the path there."""
+        return self.transport.place, self.prefix + key
+
+    def get_ranges(self, requests: Sequence[Request], place: Place | None = None) -> list[Buffer | None]:
+        """All in flight at once. `place` is called from other threads, one call at a time."""
+        found: list[Buffer | None] = [None] * len(requests)
+        for i, answer in self.stream(requests, place):
+            found[i] = answer
+        return found
+
+    def get_versioned(
+        self, requests: Sequence[Request], unless: Sequence[str | None] | None = None
+    ) -> list[Versioned | None]:
+        """The same with ETags, and with `If-None-Match` for those of `unless`."""
+        found: list[Versioned | None] = [None] * len(requests)
+
+        def ask(i: int, stop: threading.Event) -> None:
+            found[i] = self._answer(requests[i], unless[i] if unless else None, _any_size, stop)
+
+        for _ in self._stream(ask, requests):
+            pass
+        return found
+
+    def stream(
+        self, requests: Sequence[Request], place: PlaceIfAny | None = None
+    ) -> Iterator[tuple[int, Buffer | None]]:
+        """Each as soon as it is there. `place` is called from other threads, one call at a time, before the
+        bytes come; None leaves them where they are. They are put there by the thread that takes them."""
+        places: dict[int, memoryview | None] = {}
+        alone = threading.Lock()
+
+        def room(i: int, nbytes: int) -> None:
+            assert place is not None
+            with alone:
+                held = places.get(i)
+                if held is None or held.nbytes != nbytes:  # else it is another try
+                    places[i] = place(i, nbytes)
+
+        def ask(i: int, stop: threading.Event) -> Buffer | None:
+            got = self._answer(requests[i], None, _any_size if place is None else partial(room, i), stop)
+            return None if got is None else got.data
+
+        def put(i: int, answer: Buffer) -> Buffer:
+            into = places.pop(i, None)
+            if into is None or into.nbytes != len(answer):
+                return answer
+            # A memoryview's own copy would hold the interpreter's lock.
+            np.frombuffer(into, np.uint8)[:] = np.frombuffer(answer, np.uint8)
+            return into
+
+        return self._stream(ask, requests, put if place else None)
+
+    def _stream(
+        self,
+        ask: Callable[[int, threading.Event], Buffer | None],
+        requests: Sequence[Request],
+        put: Callable[[int, Buffer], Buffer] | None = None,
+    ) -> Iterator[tuple[int, Buffer | None]]:
+        for request in requests:
+            clean_key(request.key)
+        if len(requests) == 1:  # no other thread has to wait for it
+            answer = ask(0, threading.Event())
+            return iter([(0, put(0, answer) if put and answer is not None else answer)])
+        sizes = [_UNKNOWN_NBYTES if request.nbytes is None else request.nbytes for request in requests]
+        return Stream(ask, sizes, self.limit.most, put)
+
+    def _answer(
+        self, request: Request, unless: str | None, room: Room, stop: threading.Event
+    ) -> Versioned | None:
+        """One request, with all its tries. Runs on any thread."""
+        path = self.prefix + request.key
+        try:
+            if request.nbytes == 0 or (request.nbytes is None and request.start < 0 and not request.start):
+                return (
+                    None if self._do(f"look for {request.key}", self.transport.size, path) is None else _EMPTY
+                )
+            got = self._do(f"read {request.key}", partial(self._get, request, path, unless, room), stop=stop)
+        except Unchanged:
+            return Versioned(None, unless)
+        except OutOfRange:
+            return _EMPTY
+        except ForbiddenError as error:
+            if self.missing_on_403:
+                return None
+            error.hint = error.hint or (
+                "a bucket that may not be listed says so of objects that are missing too: "
+                'storage_options={"missing_on_403": True} takes them for missing'
+            )
+            raise
+        if got is None:
+            return None
+        data = got.data
+        if request.start < 0 and request.nbytes is not None:
+            data = memoryview(data)[: request.nbytes]
+        return Versioned(data, got.version)
+
+    def _get(self, request: Request, path: str, unless: str | None, room: Room) -> Got | None:
+        """One try, and whether its answer is what was asked for."""
+        start, nbytes = request.start, request.nbytes
+        got = self.transport.get(path, start, nbytes, request.version, unless, room)
+        if got is None:
+            return None
+        n, total = len(memoryview(got.data)), got.total
+        if start < 0:  # from the end, and not further than its begin
+            right = total is None or (n == min(-start, total) and got.start == total - n)
+            right &= n <= -start
+        else:
+            right = got.start == start and (nbytes is None or n <= nbytes)
+            if total is not None:
+                right &= n == (total - start if nbytes is None else min(nbytes, total - start))
+        if not right:
+            raise Again(
+                f"{n} bytes came from {got.start} on, of {total}, where {nbytes} from {start} were asked for"
+            )
+        return got
+
+    def _do(
+        self, what: str, attempt: Callable[..., Any], *given: Any, stop: threading.Event | None = None
+    ) -> Any:
+        return persist(partial(attempt, *given), f"{what} at {self.url}", self.patience, self.limit, stop)
+
+    def size(self, key: str) -> int | None:
+        """Unknown: asking costs a round trip."""
+        return None
+
+    def exists(self, key: str) -> bool:
+        """Whether a HEAD request finds it."""
+        try:
+            found = self._do(f"look for {key}", self.transport.size, self.prefix + clean_key(key))
+        except ForbiddenError:
+            if not self.missing_on_403:
+                raise
+            return False
+        return found is not None
+
+    def list(self, prefix: str = "") -> Iterator[str]:
+        """Every key below."""
+        found = self._do(f"list {prefix}", lambda: list(self.transport.list(self.prefix + prefix)))
+        return (path[len(self.prefix) :] for path in found)
+
+    def list_dir(self, prefix: str = "") -> Iterator[str]:
+        """The names in one directory."""
+        return iter(self._do(f"list {prefix}", lambda: list(self.transport.list_dir(self.prefix + prefix))))
+
+
+@dataclass(frozen=True, slots=True)
+class BucketStore(RemoteStore):
+    """What lies below a prefix of a bucket, which can be written."""
+
+    def put(self, objects: Sequence[tuple[str, Buffer | Pieces]]) -> None:
+        """All in flight at once; large ones in several parts."""
+
+        def ask(i: int, stop: threading.Event) -> None:
+            key, value = objects[i]
+            try:
+                self._do(f"write {key}", self.transport.put, self.prefix + clean_key(key), value, stop=stop)
+            except StoreError as error:
+                raise error.located(chunk=key) from None
+
+        sizes = [sum(map(len, value)) if isinstance(value, list) else len(value) for _, value in objects]
+        for key, _ in objects:
+            clean_key(key)
+        for _ in Stream(ask, sizes, self.limit.most):
+            pass
+
+    def delete(self, keys: Sequence[str]) -> None:
+        """In one request for many, where the server has that."""
+        if paths := [self.prefix + clean_key(key) for key in keys]:
+            self._do(f"delete {keys[0]}", self.transport.delete, paths)
+
+    def delete_below(self, prefix: str) -> None:
+        """What a listing finds."""
+        paths = list(self._do("list", lambda: list(self.transport.list(self.prefix + prefix))))
+        for first in range(0, len(paths), 1000):
+            self._do(f"delete {prefix}", self.transport.delete, paths[first : first + 1000])
+
+
+_EMPTY = Versioned(b"", None)
+_QUERY = re.compile(r"\?[^\s\"'<>|)]*")
+_USER = re.compile(r"://[^\s/@]+@")
+
+
+def shown(text: object, secrets: Sequence[str] = ()) -> str:
+    """A server's or library's words without credentials: no query of a URL, where signatures are, no password
+    before a host, nothing that the caller gave as a secret."""
+    line = str(text).strip().split("\n", 1)[0]
+    line = _USER.sub("://", _QUERY.sub("", line))
+    for secret in secrets:
+        line = line.replace(secret, "***")
+    return line
+
+
+def secrets_of(options: Mapping[str, Any]) -> list[str]:
+    """Every text in storage options that could be a credential, longest first."""
+    found: set[str] = set()
+
+    def walk(value: Any) -> None:
+        if isinstance(value, str) and len(value) >= 6 and "://" not in value:
+            found.add(value)
+        elif isinstance(value, Mapping):
+            for one in value.values():
+                walk(one)
+        elif isinstance(value, (list, tuple)):
+            for one in value:
+                walk(one)
+
+    walk(options)
+    return sorted(found, key=len, reverse=True)
+
+
+def _any_size(nbytes: int) -> None:
+    """Nobody minds."""
+
+
+__all__ = [
+    "Again",
+    "Got",
+    "OutOfRange",
+    "RemoteStore",
+    "Transport",
+    "Unchanged",
+    "joined",
+    "secrets_of",
+    "shown",
+]

@@ -1,0 +1,121 @@
+"""When a request is sent again, and how many may be in flight: what every remote store needs, and no server
+tells beforehand.
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+from gpuzarr.errors import StoreError
+
+Answer = TypeVar("Answer")
+
+
+class Again(Exception):
+    """A request failed in a way that may not last: a reset, a timeout, a server that is busy."""
+
+    def __init__(self, what: str, *, slow: bool = False, alive: bool = True, most: int | None = None) -> None:
+        super().__init__(what)
+        self.slow = slow
+        """The server asks for fewer requests."""
+        self.alive = alive
+        """Somebody answered at all."""
+        self.most = most
+        """Tries after which it is as good as certain that it lasts."""
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """How long to go on, in seconds and in tries."""
+
+    timeout: float = 20.0
+    """Without a single byte."""
+    deadline: float = 120.0
+    """For one request, with all its tries."""
+    tries: int = 12
+    tries_unanswered: int = 3
+    """While the server has not answered anything yet: its name may be wrong."""
+    base: float = 0.1
+    """The first wait is up to this, each further one up to twice as long."""
+    longest: float = 10.0
+
+
+PATIENCE = Patience()
+
+
+class Limit:
+    """Requests in flight. One more for each round of answers; half as many when the server asks for it (AIMD,
+    as TCP shares a line). Used as a context around each try."""
+
+    def __init__(self, start: int, most: int) -> None:
+        self.now = float(min(start, most))
+        self.most = most
+        self.answered = False
+        """Whether the server ever did."""
+        self._active = 0
+        self._since = 0.0
+        self._free = threading.Condition(threading.Lock())
+
+    def __enter__(self) -> float:
+        with self._free:
+            while self._active >= int(self.now):
+                self._free.wait()
+            self._active += 1
+        return time.monotonic()
+
+    def __exit__(self, *_: object) -> None:
+        with self._free:
+            self._active -= 1
+            self._free.notify()
+
+    def went_well(self) -> None:
+        """An answer came."""
+        with self._free:
+            self.answered = True
+            self.now = min(self.now + 1 / self.now, self.most)
+
+    def slow_down(self, started: float) -> None:
+        """The server asked for fewer. Those that were in flight when it first did so count once."""
+        with self._free:
+            self.answered = True
+            if started > self._since:
+                self.now, self._since = max(self.now / 2, 1.0), time.monotonic()
+
+
+def persist(
+    attempt: Callable[[], Answer],
+    what: str,
+    patience: Patience,
+    limit: Limit,
+    stop: threading.Event | None = None,
+) -> Answer:
+    """The answer of the first try that gives one. `Again` is waited for with jitter, twice as long each time;
+    past the deadline or the number of tries it is a StoreError that says `what` could not be done, and why.
+    When `stop` is set nobody wants the answer any more."""
+    began, n = time.monotonic(), 0
+    while True:
+        n += 1
+        try:
+            with limit as started:
+                answer = attempt()
+            limit.went_well()
+            return answer
+        except Again as again:
+            if again.slow:
+                limit.slow_down(started)
+            limit.answered |= again.alive
+            most = patience.tries if limit.answered else patience.tries_unanswered
+            wait = random.uniform(0, min(patience.base * 2 ** (n - 1), patience.longest))
+            spent = time.monotonic() - began
+            if n >= min(most, again.most or most) or spent + wait > patience.deadline:
+                tried = f" (tried {n} times in {spent:.1f} s)" if n > 1 else ""
+                raise StoreError(f"cannot {what}: {again}{tried}") from None
+        if stop is None:
+            time.sleep(wait)
+        elif stop.wait(wait):
+            raise StoreError(f"cannot {what}: the read was given up") from None

@@ -1,0 +1,81 @@
+"""Remote stores, against real servers: the contract, requests counted, faults, what is forbidden, credentials."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import pytest
+
+from gpuzarr.store.base import Store
+from gpuzarr.store.urls import open_store
+from gpuzarr.testing.store import StoreContract
+from tests.servers.ranges import RangeServer
+
+HTTP: dict[str, bytes] = {}
+BUCKETS: dict[str, bytes] = {}
+SECRET = "do-not-show-this"
+
+
+@pytest.fixture(scope="module")
+def http() -> Iterator[RangeServer]:
+    with RangeServer(HTTP) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def buckets() -> Iterator[RangeServer]:
+    with RangeServer(BUCKETS, s3=True) as server:
+        yield server
+
+
+class _Served(StoreContract):
+    backend = "obstore"
+    prefix = ""
+    held: dict[str, bytes]
+
+    def fill(self, objects: Mapping[str, bytes]) -> None:
+        self.held.clear()
+        self.held.update({self.prefix + key: value for key, value in objects.items()})
+
+
+class TestHttp(_Served):
+    prefix = "some/where/"
+
+    @pytest.fixture(autouse=True)
+    def _server(self, http: RangeServer) -> None:
+        self.server, self.held = http, HTTP
+
+    def make(self, objects: Mapping[str, bytes]) -> Store:
+        self.fill(objects)
+        return open_store(f"{self.server.url}/some/where/?signature={SECRET}", {"backend": self.backend})
+
+
+    def test_listing(self) -> None:
+        """Of servers that show directories as pages of links."""
+        self.server.switch(listing=True)
+        try:
+            super().test_listing()
+        finally:
+            self.server.switch(listing=False)
+
+
+class TestS3(_Served):
+    prefix = "bucket/some/where/"
+
+    @pytest.fixture(autouse=True)
+    def _server(self, buckets: RangeServer) -> None:
+        self.server, self.held = buckets, BUCKETS
+
+    def make(self, objects: Mapping[str, bytes]) -> Store:
+        self.fill(objects)
+        options: dict[str, Any] = {"key": "key", "secret": SECRET, "endpoint_url": self.server.url}
+        return open_store("s3://bucket/some/where", {**options, "backend": self.backend})
+
+
+class TestS3ThroughFsspec(TestS3):
+    backend = "fsspec"
+
+
+class TestHttpThroughFsspec(TestHttp):
+    backend = "fsspec"
