@@ -236,7 +236,7 @@ def _put(
     """Store a new node's document, behind those of the groups above."""
     put_parents(store, path, document["zarr_format"])
     with turn(store, [join(path, "zarr.json")]):
-        _announce(store, path, put_node(store, path, document, attributes))
+        _announce(store, path, put_node(store, path, document, attributes, new=True))
 
 
 def _announce(store: WritableStore, path: str, documents: Mapping[str, Mapping[str, Any]]) -> None:

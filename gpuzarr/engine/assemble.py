@@ -15,6 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from math import prod
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,10 +27,13 @@ from gpuzarr.engine.source import MODEST_NBYTES, ReadStats
 from gpuzarr.engine.turns import give, take
 from gpuzarr.engine.update import Update
 from gpuzarr.engine.workers import run_all
-from gpuzarr.errors import ChunkError, GpuzarrError
+from gpuzarr.errors import ChangedError, ChunkError, GpuzarrError
 from gpuzarr.meta.model import ShardLevel
 from gpuzarr.plan.table import Int64s
-from gpuzarr.store.base import Buffer, Pieces, Request, WritableStore
+from gpuzarr.store.base import Buffer, ConditionalStore, Pieces, Request, WritableStore
+
+TRIES: Final = 50
+"""How often an object is written again because others were quicker."""
 
 
 def write_shards(update: Update, store: WritableStore) -> None:
@@ -81,6 +85,9 @@ class _Shard:
         self.held: dict[int, memoryview] = {}
         self.made: dict[int, Buffer | None] = {}
         self.taken = self.failed = False
+        self.partly = False
+        self.version: str | None = None
+        """Whether some of it stays, and what version that was read from."""
         self.lock = threading.Lock()
 
     def run(self, rows: list[int]) -> None:
@@ -114,10 +121,14 @@ class _Shard:
     # ---- what is there
 
     def _open(self) -> _Node:
-        update, meta = self.update, self.update.meta
         take(self.store, [self.key])
         self.taken = True
-        update.settle()
+        self.update.settle()
+        return self._look()
+
+    def _look(self) -> _Node:
+        """The shard as it is now, and what of it changes."""
+        update, meta = self.update, self.update.meta
         at = np.array(self.cell, np.int64)
         axes = meta.grid.axes
         first = np.array([axis.low(at[i : i + 1])[0] for i, axis in enumerate(axes)], np.int64)
@@ -135,7 +146,12 @@ class _Shard:
                     raise ChunkError(f"a shard of {nbytes} bytes, which could need {most}", chunk=self.key)
                 return memoryview(bytearray(nbytes))
 
-            (old,) = update.source.fetch([Request(self.key)], ReadStats(), place)
+            if isinstance(self.store, ConditionalStore):
+                (found,) = update.source.fetch_versioned([Request(self.key)], ReadStats())
+                self.partly, self.version = True, None if found is None else found.version
+                old = None if found is None else found.data
+            else:
+                (old,) = update.source.fetch([Request(self.key)], ReadStats(), place)
         return self._node(0, first, shape, self.rows, old)
 
     def _node(self, depth: int, first: Int64s, shape: Int64s, rows: Int64s, old: Buffer | None) -> _Node:
@@ -166,20 +182,34 @@ class _Shard:
     # ---- what comes of it
 
     def _close(self) -> None:
-        update, store = self.update, self.store
-        assert self.root is not None
-        if self.root.old is not None and all(self.made[row] is self.held.get(row) for row in self.made):
-            self.release()  # nothing changed
-            return
-        pieces = self._pieces(self.root)
-        with changing(store, [self.key]):
-            if pieces:
-                store.put([(self.key, pieces)])
-            else:
-                store.delete([self.key])
+        for _ in range(TRIES):
+            assert self.root is not None
+            if self.root.old is not None and all(self.made[row] is self.held.get(row) for row in self.made):
+                self.release()  # nothing changed
+                return
+            pieces = self._pieces(self.root)
+            if self._put(pieces):
+                break
+            self.held.clear()  # another has written it meanwhile
+            self.root = self._look()
+            self.made = self.update.encode(self.rows.tolist(), self.held)
+        else:
+            raise ChangedError("others write the same shard all the time", chunk=self.key)
         self.release()
         nbytes = sum(memoryview(piece).nbytes for piece in pieces)
-        update.stats.add(objects=int(bool(pieces)), removed=int(not pieces), bytes_written=nbytes)
+        self.update.stats.add(objects=int(bool(pieces)), removed=int(not pieces), bytes_written=nbytes)
+
+    def _put(self, pieces: Pieces) -> bool:
+        """Whether the shard is stored; False if it is another by now."""
+        store = self.store
+        with changing(store, [self.key]):
+            if not pieces:
+                store.delete([self.key])
+            elif self.partly and isinstance(store, ConditionalStore):
+                return store.put_if([(self.key, pieces, self.version)])[0]
+            else:
+                store.put([(self.key, pieces)])
+        return True
 
     def _pieces(self, node: _Node) -> Pieces:
         """A shard with its new chunks, in the order of its index; nothing if it has no chunk at all."""

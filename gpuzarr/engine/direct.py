@@ -151,7 +151,7 @@ class Direct:
         key, path, size = "", "", 0
         for i, request in enumerate(rows.requests):
             if request.key != key:
-                key, found = request.key, store.file(request.key)
+                key, found = request.key, store.file(request.key, request.version)
                 path, size = found or ("", 0)
             if request.nbytes is None:
                 rows.check_whole(i, size)

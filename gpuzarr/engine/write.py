@@ -7,8 +7,9 @@
 A chunk whose bits are all the fill value's is left out, and removed where there was one, unless
 `write_empty_chunks` is set. Inner chunks of a shard that a write does not touch keep their encoded bytes.
 
-Writers of one process take turns at an object. Between processes nobody takes turns: two that write parts of
-one chunk or shard at the same time may lose one of the parts, never more than that.
+Writers of one process take turns at an object. Between processes nobody takes turns. Where a store puts under
+conditions, as S3 does, parts of one chunk or shard are written again over what another put there meanwhile;
+elsewhere two that write parts of one at the same time may lose one of the parts, never more than that.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from typing import Any, Final
 from gpuzarr import config
 from gpuzarr.device.base import Device
 from gpuzarr.device.choose import Place
-from gpuzarr.engine.assemble import write_shards
+from gpuzarr.engine.assemble import TRIES, write_shards
 from gpuzarr.engine.cache import changing
 from gpuzarr.engine.source import ReadStats, Source
 from gpuzarr.engine.stats import WriteStats
@@ -28,9 +29,9 @@ from gpuzarr.engine.turns import turn
 from gpuzarr.engine.update import HostUpdate, Update
 from gpuzarr.engine.values import flat_values
 from gpuzarr.engine.workers import run_all
-from gpuzarr.errors import GpuzarrError, LimitError, ReadOnlyError
+from gpuzarr.errors import ChangedError, GpuzarrError, LimitError, ReadOnlyError
 from gpuzarr.selection import Selection
-from gpuzarr.store.base import Buffer, Pieces, Request, WritableStore
+from gpuzarr.store.base import Buffer, ConditionalStore, Pieces, Request, WritableStore
 
 __all__ = ["WriteStats", "writable", "write"]
 
@@ -112,26 +113,53 @@ def _bundle(update: Update, store: WritableStore, rows: Sequence[int]) -> None:
     keys = {row: source.key(plan.objects[plan.key[row]].tolist()) for row in rows}
     with turn(store, list(keys.values())):
         update.settle()
-        partly = [row for row in rows if not update.whole[row] and update.there[row]]
-        requests = [Request(keys[row]) for row in partly]
+        left = list(rows)
+        for _ in range(TRIES):
+            left = _stored(update, store, left, keys)
+            if not left:
+                return
+        raise ChangedError("others write the same chunk all the time", chunk=keys[left[0]])
 
-        def place(i: int, nbytes: int) -> memoryview:
-            source.check_encoded(nbytes, plan.shapes[plan.shape[partly[i]]], requests[i].key)
-            return memoryview(bytearray(nbytes))
 
-        found = source.fetch(requests, ReadStats(), place) if requests else []
-        old = dict(zip(partly, found, strict=True))
-        put: list[tuple[str, Buffer | Pieces]] = []
-        gone: list[str] = []
-        for row, stored in update.encode(rows, old).items():
-            if stored is None:
-                gone.append(keys[row])
-            elif stored is not old.get(row):
-                put.append((keys[row], stored))
-        with changing(store, keys.values()):
-            if put:
-                store.put(put)
-            if gone:
-                store.delete(gone)
-    nbytes = sum(memoryview(value).nbytes for _, value in put if not isinstance(value, list))
-    update.stats.add(objects=len(put), removed=len(gone), bytes_written=nbytes)
+def _stored(update: Update, store: WritableStore, rows: list[int], keys: dict[int, str]) -> list[int]:
+    """Read, update and store chunks; the rows of those that another has stored meanwhile."""
+    source, plan = update.source, update.plan
+    partly = [row for row in rows if not update.whole[row] and update.there[row]]
+    requests = [Request(keys[row]) for row in partly]
+
+    def place(i: int, nbytes: int) -> memoryview:
+        source.check_encoded(nbytes, plan.shapes[plan.shape[partly[i]]], requests[i].key)
+        return memoryview(bytearray(nbytes))
+
+    conditional = store if isinstance(store, ConditionalStore) else None
+    versions: dict[int, str | None] = {}
+    if not requests:
+        old: dict[int, Buffer | None] = {}
+    elif conditional is None:
+        old = dict(zip(partly, source.fetch(requests, ReadStats(), place), strict=True))
+    else:
+        found = dict(zip(partly, source.fetch_versioned(requests, ReadStats()), strict=True))
+        old = {row: None if one is None else one.data for row, one in found.items()}
+        versions = {row: None if one is None else one.version for row, one in found.items()}
+    put: dict[int, Buffer | Pieces] = {}
+    gone: list[str] = []
+    for row, stored in update.encode(rows, old).items():
+        if stored is None:
+            gone.append(keys[row])
+        elif stored is not old.get(row):
+            put[row] = stored
+    lost: list[int] = []
+    with changing(store, [keys[row] for row in rows]):
+        plain = [(keys[row], value) for row, value in put.items() if row not in versions]
+        if plain:
+            store.put(plain)
+        asked = [row for row in put if row in versions]
+        if asked and conditional is not None:
+            told = conditional.put_if([(keys[row], put[row], versions[row]) for row in asked])
+            lost = [row for row, done in zip(asked, told, strict=True) if not done]
+        if gone:
+            store.delete(gone)
+    done = [value for row, value in put.items() if row not in lost]
+    nbytes = sum(memoryview(value).nbytes for value in done if not isinstance(value, list))
+    update.stats.add(objects=len(done), removed=len(gone), bytes_written=nbytes)
+    return lost

@@ -4,6 +4,8 @@ zarr.json                     v3, one request
 else .zarray                  v2, two; .zattrs when attributes are first asked for
 else .zgroup and .zmetadata   v2 group, four
 below consolidated metadata   none
+
+Behind a server, those of v2 are asked for at once: two round trips.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ from gpuzarr.errors import ArgumentError, GpuzarrError, MetadataError, NotFoundE
 from gpuzarr.meta import consolidated, v2, v3
 from gpuzarr.meta.document import attributes, check_nbytes, parse
 from gpuzarr.meta.model import ArrayMeta, GroupMeta, NodeMeta
-from gpuzarr.store.base import Buffer, Request, Store, WritableStore
+from gpuzarr.store.base import Buffer, ConditionalStore, Request, Store, WritableStore
 
 DOCUMENTS = ("zarr.json", ".zarray", ".zgroup")
 
@@ -46,17 +48,27 @@ def _read(store: Store, path: str) -> NodeMeta:
     found = _document(store, path, "zarr.json")
     if found is not None:
         return v3.node_meta(found)
-    found = _document(store, path, ".zarray")
-    if found is not None:
+    at_once: dict[str, Buffer | None] = {}
+    if store.traits.concurrency > 1:
+        names = (".zarray", ".zgroup", ".zmetadata")
+        at_once = dict(zip(names, _fetch(store, [join(path, name) for name in names]), strict=True))
+
+    def read(name: str) -> dict[str, Any] | None:
+        return _parsed(at_once[name], name) if at_once else _document(store, path, name)
+
+    if (found := read(".zarray")) is not None:
         return v2.array_meta(found)
-    found = _document(store, path, ".zgroup")
-    if found is not None:
-        return v2_group(found, _document(store, path, ".zmetadata"))
+    if (found := read(".zgroup")) is not None:
+        return v2_group(found, read(".zmetadata"))
     raise NotFoundError(f"no zarr.json, .zarray or .zgroup at {where(store, path)}", hint=_near(store, path))
 
 
 def _document(store: Store, path: str, name: str) -> dict[str, Any] | None:
     (found,) = _fetch(store, [join(path, name)])
+    return _parsed(found, name)
+
+
+def _parsed(found: Buffer | None, name: str) -> dict[str, Any] | None:
     return None if found is None else parse(found, name)
 
 
@@ -100,7 +112,8 @@ def v2_group(zgroup: Mapping[str, Any], zmetadata: Mapping[str, Any] | None) -> 
 def _near(store: Store, path: str) -> str | None:
     """A guess at what was meant: a node right below, or what lies beside it."""
     try:
-        below = sorted(store.list_dir(f"{path}/" if path else ""))[:50]
+        few = 4 if store.traits.concurrency > 1 else 50  # each is looked at
+        below = sorted(store.list_dir(f"{path}/" if path else ""))[:few]
         for name in below:
             if any(store.exists(join(join(path, name), doc)) for doc in DOCUMENTS):
                 return f"did you mean {where(store, join(path, name))}?"
@@ -178,12 +191,22 @@ def _child(document: Mapping[str, Any], at: str, meta: GroupMeta, name: str) -> 
 
 
 def put_node(
-    store: WritableStore, path: str, document: Mapping[str, Any], attrs: Mapping[str, Any] | None = None
+    store: WritableStore,
+    path: str,
+    document: Mapping[str, Any],
+    attrs: Mapping[str, Any] | None = None,
+    new: bool = False,
 ) -> dict[str, Mapping[str, Any]]:
-    """Store a node's documents, and give them back."""
+    """Store a node's documents, and give them back. `new`: of two who make it at the same time, one gets an
+    ArgumentError, if the store can tell."""
     documents = documents_of(document, attrs or None)
     for name, one in documents.items():
-        store.put([(join(path, name), written(one))])
+        key = join(path, name)
+        if new and isinstance(store, ConditionalStore) and name != ".zattrs":
+            if not all(store.put_if([(key, written(one), None)])):
+                raise ArgumentError(f"somebody else has just made {where(store, path)}")
+        else:
+            store.put([(key, written(one))])
     return documents
 
 

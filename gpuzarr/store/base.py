@@ -142,6 +142,16 @@ class StreamingStore(Store, Protocol):
         ...
 
 
+@runtime_checkable
+class ConditionalStore(WritableStore, VersionedStore, Protocol):
+    """A store that replaces an object only if nobody else did meanwhile."""
+
+    def put_if(self, objects: Sequence[tuple[str, Buffer | Pieces, str | None]]) -> list[bool]:
+        """Store each if its object still is of that version, or with None if there still is none; and whether
+        it was."""
+        ...
+
+
 def clean_key(key: str) -> str:
     """The key itself, or a StoreError if it could leave the store."""
     parts = key.split("/")

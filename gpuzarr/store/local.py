@@ -20,8 +20,8 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 
 from gpuzarr import config
-from gpuzarr.errors import StoreError
-from gpuzarr.store.base import Buffer, Pieces, Place, Request, Traits, clean_key, joined
+from gpuzarr.errors import ChangedError, StoreError
+from gpuzarr.store.base import Buffer, Pieces, Place, Request, Traits, Versioned, clean_key, joined
 
 _ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR)
 # Without O_NONBLOCK, opening a named pipe would wait for a writer.
@@ -60,7 +60,25 @@ class LocalStore:
 
     def get_ranges(self, requests: Sequence[Request], place: Place | None = None) -> list[Buffer | None]:
         """Ranges in `place`, or in buffers of their own."""
-        found: list[Buffer | None] = []
+        return [found for found, _ in self._ranges(requests, place, None)]
+
+    def get_versioned(
+        self, requests: Sequence[Request], unless: Sequence[str | None] | None = None
+    ) -> list[Versioned | None]:
+        """The same with versions: a file that is put in another's place has another number, or time, or
+        size."""
+        known = unless or [None] * len(requests)
+        return [
+            None if version is None else Versioned(found, version)
+            for found, version in self._ranges(requests, None, known)
+        ]
+
+    def _ranges(
+        self, requests: Sequence[Request], place: Place | None, known: Sequence[str | None] | None
+    ) -> list[tuple[Buffer | None, str | None]]:
+        """Bytes and version of each request; `known` None: no version is wanted. Where it is the one that is
+        known, no bytes are read."""
+        answers: list[tuple[Buffer | None, str | None]] = []
         key, fd = None, -1
         try:
             for i, request in enumerate(requests):
@@ -69,7 +87,16 @@ class LocalStore:
                         os.close(fd)
                     key, fd = request.key, -1
                     fd = self._open(key)
-                found.append(None if fd < 0 else _read(fd, i, request, place))
+                version = None
+                if fd >= 0 and (known is not None or request.version is not None):
+                    version = _version(os.fstat(fd))
+                    if request.version not in (None, version):
+                        raise ChangedError(f"{key} was replaced while it was read", chunk=key)
+                    if known is not None and known[i] == version:
+                        answers.append((None, version))
+                        continue
+                found = None if fd < 0 else _read(fd, i, request, place)
+                answers.append((found, None if found is None else version))
         except OSError as error:
             if isinstance(error, StoreError):
                 raise
@@ -77,7 +104,7 @@ class LocalStore:
         finally:
             if fd >= 0:
                 os.close(fd)
-        return found
+        return answers
 
     def _open(self, key: str) -> int:
         """A file descriptor, -1 if there is no such file."""
@@ -99,9 +126,9 @@ class LocalStore:
                 return -1
             raise
 
-    def file(self, key: str) -> tuple[str, int] | None:
-        """An object's file and its size, for those who open it themselves; None: no such object. It is looked
-        at as for reading, but what is put in its place afterwards is not."""
+    def file(self, key: str, version: str | None = None) -> tuple[str, int] | None:
+        """An object's file and its size, for those who open it themselves; None: no such object, or not of
+        that version. It is looked at as for reading, but what is put in its place afterwards is not."""
         path = f"{self.root}/{clean_key(key)}"
         try:
             if not self.follow_symlinks:
@@ -115,7 +142,7 @@ class LocalStore:
             if error.errno in _ABSENT:
                 return None
             raise StoreError(f"cannot read {key} in {self.root}: {error.strerror or error}") from error
-        if stat.S_ISDIR(found.st_mode):
+        if stat.S_ISDIR(found.st_mode) or version not in (None, _version(found)):
             return None
         if not stat.S_ISREG(found.st_mode):  # to open a pipe would wait for a writer
             raise StoreError(f"cannot read {key} in {self.root}: it is no regular file")
@@ -251,6 +278,10 @@ def _read(fd: int, i: int, request: Request, place: Place | None) -> memoryview 
             return into[:done]
         done += got
     return into
+
+
+def _version(found: os.stat_result) -> str:
+    return f"~{found.st_ino}.{found.st_mtime_ns}.{found.st_size}"
 
 
 def _gone(remove: Callable[[str], None], path: str) -> None:

@@ -170,7 +170,8 @@ def test_missing_package_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> Non
     def refuse(*_: object, **__: object) -> None:
         raise ImportError("install s3fs to access S3")
 
-    monkeypatch.setattr(fsspec.core, "url_to_fs", refuse)
+    monkeypatch.setattr("gpuzarr.store.remote.opening.find_spec", lambda name: None)
+    monkeypatch.setattr(fsspec, "get_filesystem_class", refuse)
     with pytest.raises(MissingDependencyError, match=r"gpuzarr\[s3\]"):
         open_store("s3://bucket/key?X-Amz-Signature=hidden")
 

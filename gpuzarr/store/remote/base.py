@@ -19,7 +19,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from gpuzarr.errors import ForbiddenError, StoreError
+from gpuzarr.errors import ChangedError, ForbiddenError, StoreError
 from gpuzarr.store.base import (
     Buffer,
     Pieces,
@@ -86,6 +86,11 @@ class Transport(Protocol):
 
     def put(self, path: str, value: Buffer | Pieces) -> None:
         """Store an object whole or not at all."""
+        ...
+
+    def put_if(self, path: str, value: Buffer | Pieces, version: str | None) -> bool:
+        """The same if the object is still that version, or with None if there is none; False if not. True
+        also where the server, or the way there, knows no conditions."""
         ...
 
     def delete(self, paths: Sequence[str]) -> None:
@@ -232,6 +237,8 @@ class RemoteStore:
             right = got.start == start and (nbytes is None or n <= nbytes)
             if total is not None:
                 right &= n == (total - start if nbytes is None else min(nbytes, total - start))
+        if request.version not in (None, got.version) and got.version is not None:
+            raise ChangedError(f"{request.key} was replaced while it was read", chunk=request.key)
         if not right:
             raise Again(
                 f"{n} bytes came from {got.start} on, of {total}, where {nbytes} from {start} were asked for"
@@ -273,19 +280,31 @@ class BucketStore(RemoteStore):
 
     def put(self, objects: Sequence[tuple[str, Buffer | Pieces]]) -> None:
         """All in flight at once; large ones in several parts."""
+        self._put([(self.transport.put, key, value) for key, value in objects])
+
+    def put_if(self, objects: Sequence[tuple[str, Buffer | Pieces, str | None]]) -> list[bool]:
+        """With `If-Match` and `If-None-Match`. Where an answer is lost, what was stored may be told as not
+        stored: whoever looks again finds it there."""
+        put = self.transport.put_if
+        return self._put([(partial(put, version=version), key, value) for key, value, version in objects])
+
+    def _put(self, objects: Sequence[tuple[Callable[..., Any], str, Buffer | Pieces]]) -> list[Any]:
+        told: list[Any] = [None] * len(objects)
 
         def ask(i: int, stop: threading.Event) -> None:
-            key, value = objects[i]
+            put, key, value = objects[i]
             try:
-                self._do(f"write {key}", self.transport.put, self.prefix + clean_key(key), value, stop=stop)
+                told[i] = self._do(f"write {key}", put, self.prefix + key, value, stop=stop)
             except StoreError as error:
                 raise error.located(chunk=key) from None
 
-        sizes = [sum(map(len, value)) if isinstance(value, list) else len(value) for _, value in objects]
-        for key, _ in objects:
+        sizes = []
+        for _, key, value in objects:
             clean_key(key)
+            sizes.append(sum(map(len, value)) if isinstance(value, list) else len(value))
         for _ in Stream(ask, sizes, self.limit.most):
             pass
+        return told
 
     def delete(self, keys: Sequence[str]) -> None:
         """In one request for many, where the server has that."""

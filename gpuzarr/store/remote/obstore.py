@@ -17,8 +17,8 @@ from obstore.store import AzureStore, GCSStore, HTTPStore, S3Store
 
 from gpuzarr.errors import ArgumentError, ChangedError, ForbiddenError, ReadOnlyError, StoreError
 from gpuzarr.store.base import Buffer, Pieces, joined
-from gpuzarr.store.remote.html_index import names_in
 from gpuzarr.store.remote.base import Again, Got, OutOfRange, Room, Unchanged, shown
+from gpuzarr.store.remote.html_index import names_in
 from gpuzarr.store.remote.retry import Patience
 
 Answer = TypeVar("Answer")
@@ -27,6 +27,8 @@ Names = list[str]
 _STATUS = re.compile(r"status code: (\d{3})")
 _NOBODY = ("dns error", "error sending request", "connection refused", "tcp connect")
 _NO_RANGES = ("non-partial response", "Range request not supported")
+_OWN = "~"
+"""What versions begin with that are no ETags."""
 _PART_NBYTES = 8 << 20
 """Of an upload in parts, which S3 takes from 5 MiB on and up to 10,000 of."""
 
@@ -54,9 +56,9 @@ class Obstore:
             options["range"] = (start, start + nbytes)
         elif start:
             options["range"] = {"offset": start}
-        if version is not None:
+        if version is not None and _is_strong(version):
             options["if_match"] = version
-        if unless is not None:
+        if unless is not None and not unless.startswith(_OWN):
             options["if_none_match"] = unless
 
         def send() -> Got:
@@ -64,7 +66,7 @@ class Obstore:
             first, end = result.range
             room(end - first)
             meta = result.meta
-            return Got(memoryview(result.bytes()), meta["e_tag"], first, meta["size"])
+            return Got(memoryview(result.bytes()), _version(meta), first, meta["size"])
 
         return self._told(send, path)
 
@@ -75,15 +77,24 @@ class Obstore:
     def put(self, path: str, value: Buffer | Pieces) -> None:
         """One PUT; beyond a few parts' size several, of which readers see nothing before the last is
         there."""
-        whole = joined(value)
-        view = memoryview(whole)
-        given: Any = whole if view.c_contiguous and view.format == "B" else bytes(view)
+        self._put(path, value, use_multipart=memoryview(joined(value)).nbytes > 2 * _PART_NBYTES)
+
+    def put_if(self, path: str, value: Buffer | Pieces, version: str | None) -> bool:
+        """One PUT with a condition, of any size."""
+        mode: Any = "create" if version is None else {"e_tag": version}
+        if version is not None and not _is_strong(version):
+            mode = "overwrite"
+        try:
+            self._put(path, value, mode=mode, use_multipart=False)
+        except (ChangedError, Unchanged):
+            return False
+        return True
+
+    def _put(self, path: str, value: Buffer | Pieces, **options: Any) -> None:
+        view = memoryview(joined(value))
+        given: Any = view if view.c_contiguous and view.format == "B" else view.tobytes()
         self._told(
-            lambda: obstore.put(
-                self.store, path, given, chunk_size=_PART_NBYTES, use_multipart=len(view) > 2 * _PART_NBYTES
-            ),
-            path,
-            write=True,
+            lambda: obstore.put(self.store, path, given, chunk_size=_PART_NBYTES, **options), path, write=True
         )
 
     def delete(self, paths: Sequence[str]) -> None:
@@ -139,12 +150,16 @@ class Obstore:
         """An answer, None for what is not there; failures in our words."""
         try:
             return send()
-        except FileNotFoundError:
+        except FileNotFoundError as error:
+            if write:
+                raise ChangedError(f"{path} is gone: {self._said(error)}") from None
             return None
         except theirs.NotModifiedError:
             raise Unchanged from None
         except theirs.PreconditionError:
             raise ChangedError(f"{path} was replaced while it was read", hint="read it again") from None
+        except theirs.AlreadyExistsError:
+            raise ChangedError(f"{path} is there already") from None
         except (theirs.PermissionDeniedError, theirs.UnauthenticatedError) as error:
             raise self._forbidden(error, path) from None
         except theirs.InvalidPathError as error:
@@ -182,6 +197,17 @@ class Obstore:
 
     def _said(self, error: Exception) -> str:
         return shown(error, self.secrets)
+
+
+def _version(meta: Any) -> str | None:
+    """The ETag; without one what else changes when an object does."""
+    told: str | None = meta["e_tag"]
+    return told or f"{_OWN}{meta['last_modified'].timestamp():.6f} {meta['size']}"
+
+
+def _is_strong(version: str) -> bool:
+    """Whether a server can be asked for this version alone: weak ETags match nothing (RFC 9110, 13.1.1)."""
+    return not version.startswith(("W/", _OWN))
 
 
 def _modest(nbytes: int) -> None:

@@ -19,8 +19,8 @@ from typing import Any, cast
 from urllib.parse import unquote, urlsplit
 
 from gpuzarr.errors import ArgumentError, MissingDependencyError
-from gpuzarr.store.remote.options import SCHEMES, basic, spoken, without_user
 from gpuzarr.store.remote.base import BucketStore, RemoteStore, Transport, secrets_of, shown
+from gpuzarr.store.remote.options import SCHEMES, basic, spoken, without_user
 from gpuzarr.store.remote.retry import Patience
 
 _OWN = ("backend", "timeout", "deadline", "missing_on_403")

@@ -26,7 +26,7 @@ class Again(Exception):
         self.alive = alive
         """Somebody answered at all."""
         self.most = most
-        """Tries after which it is as good as certain that it lasts."""
+        """How often that may come in one request before it is as good as certain that it lasts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +46,9 @@ class Patience:
 
 
 PATIENCE = Patience()
+_LEAST = 4.0
+"""Requests in flight that any server bears."""
+_ROUND_S = 0.5
 
 
 class Limit:
@@ -80,11 +83,12 @@ class Limit:
             self.now = min(self.now + 1 / self.now, self.most)
 
     def slow_down(self, started: float) -> None:
-        """The server asked for fewer. Those that were in flight when it first did so count once."""
+        """The server asked for fewer. Those that were in flight when it first did so, or soon after, count
+        once: servers count by the second."""
         with self._free:
             self.answered = True
-            if started > self._since:
-                self.now, self._since = max(self.now / 2, 1.0), time.monotonic()
+            if started > self._since + _ROUND_S:
+                self.now, self._since = max(self.now / 2, _LEAST), time.monotonic()
 
 
 def persist(
@@ -97,11 +101,12 @@ def persist(
     """The answer of the first try that gives one. `Again` is waited for with jitter, twice as long each time;
     past the deadline or the number of tries it is a StoreError that says `what` could not be done, and why.
     When `stop` is set nobody wants the answer any more."""
-    began, n = time.monotonic(), 0
+    began, n, odd = 0.0, 0, 0
     while True:
         n += 1
         try:
             with limit as started:
+                began = began or started  # the time in which others are served first does not count
                 answer = attempt()
             limit.went_well()
             return answer
@@ -109,10 +114,11 @@ def persist(
             if again.slow:
                 limit.slow_down(started)
             limit.answered |= again.alive
+            odd += again.most is not None
             most = patience.tries if limit.answered else patience.tries_unanswered
             wait = random.uniform(0, min(patience.base * 2 ** (n - 1), patience.longest))
             spent = time.monotonic() - began
-            if n >= min(most, again.most or most) or spent + wait > patience.deadline:
+            if n >= most or (again.most and odd >= again.most) or spent + wait > patience.deadline:
                 tried = f" (tried {n} times in {spent:.1f} s)" if n > 1 else ""
                 raise StoreError(f"cannot {what}: {again}{tried}") from None
         if stop is None:
