@@ -189,8 +189,12 @@ def save(target: Any, values: Any, path: str = "", **create: Any) -> Array:
     overwrite, storage = options.get("overwrite", False), options.get("storage_options")
     store, path, meta = _prepared(target, path, document, attributes, overwrite, storage)
     array = Array(store, path, meta, chosen, writable=True)
-    array[...] = given
-    _put(store, path, document, attributes)
+    if store.traits.transactional:
+        _put(store, path, document, attributes)
+        array[...] = given
+    else:
+        array[...] = given
+        _put(store, path, document, attributes)
     return array
 
 

@@ -247,6 +247,9 @@ class _Job:
     ) -> None:
         """Everything that is not done yet."""
         self.note.update(now=True)
+        if self.store.traits.transactional:
+            for node in self.nodes:
+                self._put(node)
         tally = _Tally(report, sum(transfer.total for _, transfer in transfers))
         try:
             for node, transfer in transfers:
@@ -276,7 +279,7 @@ class _Job:
             many = 1
         run_each((int(i) for i in np.flatnonzero(~done)), transfer.run, finished, many)
         self.note.update(now=True)
-        if node.path:  # the root's document says that everything is there
+        if node.path and not self.store.traits.transactional:  # the root's says that everything is there
             self._put(node)
 
     def _put(self, node: _Node, extra: Mapping[str, Any] | None = None) -> None:

@@ -108,11 +108,18 @@ def resize(source: Source, shape: Any) -> Source:
         if grown:
             _remove_outside(source, source.meta.grid, stats)
             _clear_edges(largest, old, grown, old, stats)
-        becomes(source, new)
-        announce(store, source.path, put_node(store, source.path, made.meta.document))
-        if cut:
+
+        def clear() -> None:
             _remove_outside(source, made.meta.grid, stats)
             _clear_edges(largest, new, cut, largest.meta.shape, stats)
+
+        chunks_first = store.traits.transactional
+        if cut and chunks_first:
+            clear()
+        becomes(source, new)
+        announce(store, source.path, put_node(store, source.path, made.meta.document))
+        if cut and not chunks_first:
+            clear()
         return made
 
 
@@ -138,6 +145,8 @@ def append(source: Source, values: Any, axis: int, place: Place | None = None) -
         grown = _reshaped(source, shape)
         becomes(source, tuple(shape))
         key = tuple(slice(old[i], None) if i == axis else slice(None) for i in range(ndim))
+        if store.traits.transactional:
+            put_node(store, source.path, grown.meta.document)
         write(grown, selection.basic(key, tuple(shape)), given, stats, place, written=old)
         announce(store, source.path, put_node(store, source.path, grown.meta.document))
         return grown

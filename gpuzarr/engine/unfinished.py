@@ -84,8 +84,8 @@ class Unfinished:
 
     def update(self, now: bool = False) -> None:
         """Store the note, if it is time, or `now`."""
-        if not now and monotonic() - self._updated < _EVERY:
-            return
+        if self.store.traits.transactional or (not now and monotonic() - self._updated < _EVERY):
+            return  # what is not committed is nowhere
         # What was listed of arrays that are not yet opened again stays.
         done = {**self._listed, **{path: _runs(flags) for path, flags in self.done.items()}}
         document = {
@@ -105,12 +105,15 @@ class Unfinished:
 
     def remove(self) -> None:
         """The copy is whole."""
-        self.store.delete([self.key])
+        if not self.store.traits.transactional:
+            self.store.delete([self.key])
 
 
 def read(store: WritableStore, path: str) -> dict[str, Any] | None:
     """The note of an unfinished copy; None if there is none."""
     key = join(path, NAME)
+    if store.traits.transactional:
+        return None
     (found,) = store.get_ranges([Request(key)])
     try:
         return None if found is None else parse(found, key)

@@ -56,6 +56,9 @@ class Traits:
     """Overrides the configured gap, where a request is dear."""
     request_nbytes: int | None = None
     """Overrides the configured largest request."""
+    transactional: bool = False
+    """Nothing is seen before the caller commits, and chunks belong to an array: its document is stored before
+    them, and is the last to go. Other objects there are none."""
 
 
 @runtime_checkable

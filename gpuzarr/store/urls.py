@@ -36,8 +36,25 @@ def open_store(target: Any, storage_options: Mapping[str, Any] | None = None, cr
         return MappingStore(target)
     if isinstance(target, Store):
         return target
+    return _of_another_library(target, options)
+
+
+def _of_another_library(target: Any, options: dict[str, Any]) -> Store:
+    """A store of zarr-python or obstore, by the names of its classes: neither is imported for others."""
+    from gpuzarr.store.zarr_store import ZarrStore, is_zarr_store
+
+    if is_zarr_store(target):
+        kind = type(target)
+        if (kind.__module__, kind.__name__) == ("zarr.storage._local", "LocalStore") and not target.read_only:
+            return LocalStore(os.path.abspath(target.root))
+        return ZarrStore(target)
+    if any(one.__module__.partition(".")[0] == "obstore" for one in type(target).__mro__):
+        from gpuzarr.store.remote import of_obstore
+
+        return of_obstore(target, options)
     raise ArgumentError(
-        f"cannot open a {type(target).__name__}", hint="give a path, a URL, a mapping or a gpuzarr.Store"
+        f"cannot open a {type(target).__name__}",
+        hint="give a path, a URL, a mapping, or a store of gpuzarr, zarr-python or obstore",
     )
 
 

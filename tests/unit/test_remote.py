@@ -1,4 +1,5 @@
-"""Remote stores, against real servers: the contract, requests counted, faults, what is forbidden, credentials."""
+"""Remote stores, against real servers: the contract, requests counted, faults, what is forbidden,
+credentials."""
 
 from __future__ import annotations
 
@@ -7,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from gpuzarr.store.base import Store
+from gpuzarr.store.base import Store, WritableStore
 from gpuzarr.store.urls import open_store
 from gpuzarr.testing.store import StoreContract
 from tests.servers.ranges import RangeServer
@@ -50,7 +51,6 @@ class TestHttp(_Served):
         self.fill(objects)
         return open_store(f"{self.server.url}/some/where/?signature={SECRET}", {"backend": self.backend})
 
-
     def test_listing(self) -> None:
         """Of servers that show directories as pages of links."""
         self.server.switch(listing=True)
@@ -79,3 +79,16 @@ class TestS3ThroughFsspec(TestS3):
 
 class TestHttpThroughFsspec(TestHttp):
     backend = "fsspec"
+
+
+class TestObstoreMemory(StoreContract):
+    """A store of obstore's own, as a target."""
+
+    def make(self, objects: Mapping[str, bytes]) -> Store:
+        from obstore.store import MemoryStore
+
+        target = MemoryStore()
+        store = open_store(target)
+        assert isinstance(store, WritableStore)
+        store.put(list(objects.items()))
+        return store

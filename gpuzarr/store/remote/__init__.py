@@ -7,6 +7,15 @@ obstore, fsspec   the transports                        html_index   what HTTP s
 """
 
 from gpuzarr.store.remote.base import REMOTE, BucketStore, RemoteStore, secrets_of, shown
-from gpuzarr.store.remote.opening import is_remote, open_remote
+from gpuzarr.store.remote.opening import is_remote, of_obstore, open_remote
 
-__all__ = ["REMOTE", "BucketStore", "RemoteStore", "is_remote", "open_remote", "secrets_of", "shown"]
+__all__ = [
+    "REMOTE",
+    "BucketStore",
+    "RemoteStore",
+    "is_remote",
+    "of_obstore",
+    "open_remote",
+    "secrets_of",
+    "shown",
+]

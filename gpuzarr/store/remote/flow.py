@@ -36,6 +36,16 @@ def waiters() -> ThreadPoolExecutor:
         return _waiters[1]
 
 
+def _child() -> None:
+    """A forked child has none of the threads that may hold the lock."""
+    global _lock
+    _lock = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_child)
+
+
 class Stream(Iterator[tuple[int, Buffer | None]]):
     """Answers in the order in which they come, each with the number of its request. Threads may share it. The
     first error ends it, and is raised once."""

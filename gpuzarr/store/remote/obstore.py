@@ -92,7 +92,8 @@ class Obstore:
 
     def _put(self, path: str, value: Buffer | Pieces, **options: Any) -> None:
         view = memoryview(joined(value))
-        given: Any = view if view.c_contiguous and view.format == "B" else view.tobytes()
+        lent = isinstance(self.store, (S3Store, GCSStore, AzureStore, HTTPStore))  # sent before this returns
+        given: Any = view if lent and view.c_contiguous and view.format == "B" else view.tobytes()
         self._told(
             lambda: obstore.put(self.store, path, given, chunk_size=_PART_NBYTES, **options), path, write=True
         )

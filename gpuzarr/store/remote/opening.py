@@ -14,13 +14,15 @@ import hashlib
 import os
 import weakref
 from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from typing import Any, cast
-from urllib.parse import unquote, urlsplit
+from urllib.parse import SplitResult, unquote, urlsplit
 
-from gpuzarr.errors import ArgumentError, MissingDependencyError
+from gpuzarr.errors import ArgumentError, MissingDependencyError, StoreError
+from gpuzarr.store.base import Same
 from gpuzarr.store.remote.base import BucketStore, RemoteStore, Transport, secrets_of, shown
-from gpuzarr.store.remote.options import SCHEMES, basic, spoken, without_user
+from gpuzarr.store.remote.options import SCHEMES, Spoken, basic, spoken, without_user
 from gpuzarr.store.remote.retry import Patience
 
 _OWN = ("backend", "timeout", "deadline", "missing_on_403")
@@ -52,8 +54,8 @@ def open_remote(url: str, options: Mapping[str, Any] | None = None) -> RemoteSto
     given = {**_configured(parts.scheme), **given}
     if scheme == "http" and authorization:
         given["headers"] = {"Authorization": authorization, **(given.get("headers") or {})}
-    secrets = tuple(secrets_of(given))
-    transport = _transport(backend, scheme, parts, given, patience, secrets)
+    wanted = _Wanted(backend, scheme, parts, given, patience, tuple(secrets_of(given)))
+    transport = _transport(wanted)
     name = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
     kind = RemoteStore if scheme == "http" else BucketStore
     return kind(
@@ -66,40 +68,109 @@ def open_remote(url: str, options: Mapping[str, Any] | None = None) -> RemoteSto
     )
 
 
-def _transport(
-    backend: str, scheme: str, parts: Any, given: dict[str, Any], patience: Patience, secrets: tuple[str, ...]
-) -> Transport:
-    made_from = repr(
-        (os.getpid(), backend, scheme, parts.netloc, parts.query, sorted(map(repr, given.items())), patience)
-    )
+def of_obstore(store: Any, options: Mapping[str, Any] | None = None) -> RemoteStore:
+    """A store of obstore's, with its own credentials and retries. Of `storage_options` it takes
+    `missing_on_403`."""
+    given = dict(options or {})
+    lenient = bool(given.pop("missing_on_403", False))
+    if given:
+        raise ArgumentError(f"a store of obstore takes no storage option {', '.join(sorted(given))}")
+    from gpuzarr.store.remote.obstore import Obstore
+
+    kind = type(store).__name__
+    http = kind == "HTTPStore"
+    transport = Obstore(store, Same(store), lists=not http)
+    url = f"obstore {kind}"
+    return (RemoteStore if http else BucketStore)(transport, "", url, missing_on_403=lenient)
+
+
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    """What a transport is made from."""
+
+    backend: str
+    scheme: str
+    parts: SplitResult
+    given: dict[str, Any]
+    patience: Patience
+    secrets: tuple[str, ...]
+
+
+def _transport(wanted: _Wanted) -> Transport:
+    told = sorted(map(repr, wanted.given.items()))
+    made_from = repr((os.getpid(), wanted.backend, wanted.parts, told, wanted.patience))
     key = hashlib.sha256(made_from.encode()).hexdigest()
     held = _open.get(key)
     if held is None:
-        held = _open[key] = _made(backend, scheme, parts, given, patience, secrets)
+        held = _open[key] = _Line(wanted)
     return cast(Transport, held)
 
 
-def _made(
-    backend: str, scheme: str, parts: Any, given: dict[str, Any], patience: Patience, secrets: tuple[str, ...]
-) -> Transport:
+class _Line:
+    """A transport that outlives a fork: obstore's threads are not in the child, where fsspec takes its
+    place."""
+
+    def __init__(self, wanted: _Wanted) -> None:
+        self._wanted, self._pid, self._now = wanted, os.getpid(), _made(wanted)
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        if self._pid != os.getpid():
+            self._now, self._pid = _made_anew(self._wanted), os.getpid()
+        return getattr(self._now, name)
+
+    def __repr__(self) -> str:
+        return repr(self._now)
+
+
+def _made(wanted: _Wanted) -> Transport:
     unknown: list[str] = []
-    if backend != "fsspec" and find_spec("obstore") is not None:
-        said = spoken(scheme, given)
+    if wanted.backend != "fsspec" and find_spec("obstore") is not None:
+        said = spoken(wanted.scheme, wanted.given)
         unknown = said.unknown
+        if not unknown and _forked_from_obstore():
+            return _made_anew(wanted)
         if not unknown:
-            return _obstore(scheme, parts, said, patience, secrets)
-    if backend == "obstore":
+            return _obstore(wanted, said)
+    if wanted.backend == "obstore":
         if unknown:
             raise ArgumentError(f"obstore does not know {', '.join(unknown)}", hint='backend="fsspec" does')
-        raise MissingDependencyError(
-            "obstore is not installed", hint=f'pip install "gpuzarr[{_EXTRAS[scheme]}]"'
-        )
-    return _fsspec(scheme, parts, given, secrets)
+        hint = f'pip install "gpuzarr[{_EXTRAS[wanted.scheme]}]"'
+        raise MissingDependencyError("obstore is not installed", hint=hint)
+    return _fsspec(wanted)
 
 
-def _obstore(scheme: str, parts: Any, said: Any, patience: Patience, secrets: tuple[str, ...]) -> Transport:
+def _forked_from_obstore() -> bool:
+    """Whether a parent of this process used obstore, whose threads are not here."""
+    used = _used_obstore
+    return bool(used) and os.getpid() not in used
+
+
+_used_obstore: set[int] = set()
+"""Processes that did, this one and those that it was forked from."""
+
+
+def _made_anew(wanted: _Wanted) -> Transport:
+    """The transport of a forked child."""
+    try:
+        if wanted.backend == "obstore":
+            raise MissingDependencyError("it was asked for obstore alone")
+        return _fsspec(replace(wanted, given={**wanted.given, "skip_instance_cache": True}))
+    except MissingDependencyError as error:
+        raise StoreError(
+            f"{wanted.parts.scheme}://{wanted.parts.netloc.rpartition('@')[2]} cannot be read in a forked "
+            f"process: {error.what}",
+            hint='start processes with "spawn" (DataLoader: multiprocessing_context="spawn"), or install '
+            '"gpuzarr[fsspec]"',
+        ) from None
+
+
+def _obstore(wanted: _Wanted, said: Spoken) -> Transport:
     from gpuzarr.store.remote.obstore import Obstore, bucket, client, http
 
+    _used_obstore.add(os.getpid())
+    scheme, parts, patience, secrets = wanted.scheme, wanted.parts, wanted.patience, wanted.secrets
     options = client(patience, said.client)
     if scheme == "http":
         query = f"/?{parts.query}" if parts.query else ""
@@ -121,11 +192,12 @@ def _obstore(scheme: str, parts: Any, said: Any, patience: Patience, secrets: tu
     return Obstore(bucket(scheme, name, said.config, options, said.provider), place, secrets)
 
 
-def _fsspec(scheme: str, parts: Any, given: dict[str, Any], secrets: tuple[str, ...]) -> Transport:
+def _fsspec(wanted: _Wanted) -> Transport:
     import fsspec
 
     from gpuzarr.store.remote.fsspec import Fsspec
 
+    scheme, parts, given, secrets = wanted.scheme, wanted.parts, wanted.given, wanted.secrets
     try:
         kind = fsspec.get_filesystem_class(parts.scheme)
     except ImportError as error:
@@ -155,4 +227,4 @@ def _seconds(own: Mapping[str, Any], name: str, default: float) -> float:
     return float(value)
 
 
-__all__ = ["basic", "is_remote", "open_remote"]
+__all__ = ["basic", "is_remote", "of_obstore", "open_remote"]

@@ -4,9 +4,11 @@ tells beforehand.
 
 from __future__ import annotations
 
+import os
 import random
 import threading
 import time
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
@@ -60,8 +62,12 @@ class Limit:
         self.most = most
         self.answered = False
         """Whether the server ever did."""
-        self._active = 0
         self._since = 0.0
+        self._begin()
+        _limits.add(self)
+
+    def _begin(self) -> None:
+        self._active = 0
         self._free = threading.Condition(threading.Lock())
 
     def __enter__(self) -> float:
@@ -89,6 +95,19 @@ class Limit:
             self.answered = True
             if started > self._since + _ROUND_S:
                 self.now, self._since = max(self.now / 2, _LEAST), time.monotonic()
+
+
+_limits: weakref.WeakSet[Limit] = weakref.WeakSet()
+
+
+def _child() -> None:
+    """A forked child has none of the threads that hold places, or the lock."""
+    for limit in _limits:
+        limit._begin()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_child)
 
 
 def persist(
