@@ -4,6 +4,7 @@ cut short."""
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -260,7 +261,24 @@ def test_credentials_are_never_shown(server: RangeServer, caplog: pytest.LogCapt
     assert [one for one in hidden if one in text] == []
 
 
+def test_what_a_gap_costs_is_measured(server: RangeServer) -> None:
+    """Ranges are joined over as many bytes as an answer takes; what a caller says holds."""
+    store = hasty(server.url)
+    assert store.traits.coalesce_gap == 1 << 20
+    store.limit.went_well(time.monotonic() - 0.1)
+    assert store.traits.coalesce_gap == 1 << 23
+    store.limit.went_well(time.monotonic())
+    assert store.traits.coalesce_gap == 1 << 18
+    told = hasty(server.url, coalesce_gap=5, request_nbytes=1000, concurrency=3)
+    assert (told.traits.coalesce_gap, told.traits.request_nbytes, told.limit.most) == (5, 1000, 3)
+    server.forget()
+    assert told.get_ranges([Request("object", i, 1) for i in range(20)])[19] == WHOLE[19:20]
+    assert server.most_in_flight <= 3
+
+
 def test_options_are_checked() -> None:
+    with pytest.raises(ArgumentError, match="concurrency"):
+        open_store("s3://b", {"concurrency": 0})
     with pytest.raises(ArgumentError, match="backend"):
         open_store("s3://b", {"backend": "curl"})
     with pytest.raises(ArgumentError, match="timeout"):
@@ -279,7 +297,7 @@ def test_fewer_at_once_when_the_server_asks_for_it() -> None:
         limit.slow_down(started)
     assert limit.now == 16  # those of one moment count once
     for _ in range(200):
-        limit.went_well()
+        limit.went_well(started)
     assert 16 < limit.now < 64
 
 

@@ -10,10 +10,11 @@ says wrongly, or not to the end, is asked again.
 
 from __future__ import annotations
 
+import math
 import re
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, NamedTuple, Protocol
 
@@ -35,7 +36,10 @@ from gpuzarr.store.remote.flow import MOST, Stream
 from gpuzarr.store.remote.retry import PATIENCE, Again, Limit, Patience, persist
 
 REMOTE = Traits(concurrency=64, coalesce_gap=1 << 20, request_nbytes=16 << 20)
-"""A round trip costs as much as moving about a megabyte."""
+"""A round trip costs as much as moving about a megabyte, while nobody has measured it."""
+_BANDWIDTH = 64 << 20
+"""Bytes a second that one connection to an object store gives."""
+_GAPS = 1 << 18, 1 << 23
 _UNKNOWN_NBYTES = 1 << 20
 """What an object of unknown size is taken for, where answers in flight are counted."""
 
@@ -114,12 +118,25 @@ class RemoteStore:
     prefix: str
     """Ends at a `/`, or is empty."""
     url: str
-    traits: Traits = REMOTE
+    given: Traits | None = None
+    """What a caller knows better."""
     patience: Patience = PATIENCE
     missing_on_403: bool = False
     limit: Limit = field(default_factory=lambda: Limit(64, MOST), repr=False, compare=False)
     reopen: tuple[Callable[..., Any], tuple[Any, ...]] | None = field(default=None, repr=False, compare=False)
     """How another process makes the same store."""
+
+    @property
+    def traits(self) -> Traits:
+        """Two ranges are one request where the bytes between them come sooner than another answer would: what
+        that takes is the quickest answer so far, rounded to a power of two."""
+        if self.given is not None:
+            return self.given
+        if not self.limit.quickest:
+            return REMOTE
+        least, most = _GAPS
+        gap = 1 << round(math.log2(max(self.limit.quickest * _BANDWIDTH, least)))
+        return replace(REMOTE, coalesce_gap=min(gap, most))
 
     def __reduce__(self) -> tuple[Any, ...]:
         if self.reopen is None:

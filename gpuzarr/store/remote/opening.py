@@ -6,6 +6,9 @@
     timeout          seconds without a byte, before a request is sent again            20
     deadline         seconds for one request with all its tries                       120
     missing_on_403   True: what is forbidden is taken for missing. Buckets that may not be listed answer so
+    concurrency      requests in flight, at most                                      128
+    coalesce_gap     bytes between two ranges that become one request      as long as the quickest answer
+    takes request_nbytes   the most bytes of such a request                               16 Mi
 """
 
 from __future__ import annotations
@@ -20,12 +23,16 @@ from typing import Any, cast
 from urllib.parse import SplitResult, unquote, urlsplit
 
 from gpuzarr.errors import ArgumentError, MissingDependencyError, StoreError
-from gpuzarr.store.base import Same
-from gpuzarr.store.remote.base import BucketStore, RemoteStore, Transport, secrets_of, shown
+from gpuzarr.store.base import Same, Traits
+from gpuzarr.store.remote.base import REMOTE, BucketStore, RemoteStore, Transport, secrets_of, shown
+from gpuzarr.store.remote.flow import MOST
 from gpuzarr.store.remote.options import SCHEMES, Spoken, basic, spoken, without_user
-from gpuzarr.store.remote.retry import Patience
+from gpuzarr.store.remote.retry import Limit, Patience
 
-_OWN = ("backend", "timeout", "deadline", "missing_on_403")
+_OWN = (
+    *("backend", "timeout", "deadline", "missing_on_403"),
+    *("concurrency", "coalesce_gap", "request_nbytes"),
+)
 _EXTRAS = {"s3": "s3", "gs": "gcs", "az": "azure", "http": "http"}
 _open: weakref.WeakValueDictionary[str, Any] = weakref.WeakValueDictionary()
 """Transports in use, by what they were made from: stores of one bucket share connections."""
@@ -62,8 +69,10 @@ def open_remote(url: str, options: Mapping[str, Any] | None = None) -> RemoteSto
         transport,
         f"{prefix}/" if prefix else "",
         f"{name}/{prefix}".rstrip("/"),
+        given=_traits(own),
         patience=patience,
         missing_on_403=bool(own.get("missing_on_403", False)),
+        limit=Limit(64, _whole(own, "concurrency", MOST, 1)),
         reopen=(open_remote, (url, dict(options or {}))),
     )
 
@@ -218,6 +227,22 @@ def _configured(protocol: str) -> dict[str, Any]:
     from fsspec.config import conf
 
     return dict(conf.get(protocol, {}))
+
+
+def _traits(own: Mapping[str, Any]) -> Traits | None:
+    if "coalesce_gap" not in own and "request_nbytes" not in own:
+        return None
+    gap = _whole(own, "coalesce_gap", REMOTE.coalesce_gap or 0, 0)
+    return replace(
+        REMOTE, coalesce_gap=gap, request_nbytes=_whole(own, "request_nbytes", REMOTE.request_nbytes or 1, 1)
+    )
+
+
+def _whole(own: Mapping[str, Any], name: str, default: int, least: int) -> int:
+    value = own.get(name, default)
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise ArgumentError(f"{name}={value!r} is not a whole number of at least {least}")
+    return value
 
 
 def _seconds(own: Mapping[str, Any], name: str, default: float) -> float:

@@ -62,6 +62,8 @@ class Limit:
         self.most = most
         self.answered = False
         """Whether the server ever did."""
+        self.quickest = 0.0
+        """Seconds that the quickest answer took; 0 before there is one."""
         self._since = 0.0
         self._begin()
         _limits.add(self)
@@ -82,10 +84,12 @@ class Limit:
             self._active -= 1
             self._free.notify()
 
-    def went_well(self) -> None:
+    def went_well(self, started: float) -> None:
         """An answer came."""
+        spent = max(time.monotonic() - started, 1e-6)
         with self._free:
             self.answered = True
+            self.quickest = min(self.quickest or spent, spent)
             self.now = min(self.now + 1 / self.now, self.most)
 
     def slow_down(self, started: float) -> None:
@@ -127,7 +131,7 @@ def persist(
             with limit as started:
                 began = began or started  # the time in which others are served first does not count
                 answer = attempt()
-            limit.went_well()
+            limit.went_well(started)
             return answer
         except Again as again:
             if again.slow:
