@@ -1,8 +1,8 @@
 """Arrays on an S3 server with latency: seconds, requests and bytes, beside others who read from S3.
 
-The server runs in a process of its own on this machine; every answer waits as long as one from the same region of a
-cloud would. Readers take turns on equal results, as everywhere here; requests and bytes are what the server counted in
-one read.
+The server runs in a process of its own on this machine; every answer waits as long as one from the same
+region of a cloud would. Readers take turns on equal results, as everywhere here; requests and bytes are what
+the server counted in one read.
 """
 
 from __future__ import annotations
@@ -32,7 +32,8 @@ _BUCKET = "bucket"
 CASES = tuple(
     case
     for case in arrays.CASES
-    if case.name in ("zstd 1 MiB", "raw 1 MiB", "zstd 1 MiB sharded", "blosc-lz4 32 KiB", "blosc-lz4 8 KiB sharded")
+    if case.name
+    in ("zstd 1 MiB", "raw 1 MiB", "zstd 1 MiB sharded", "blosc-lz4 32 KiB", "blosc-lz4 8 KiB sharded")
 )
 
 

@@ -66,6 +66,8 @@ def others() -> list[Peer]:
                 found.append(_zarr_python(name, "zarr", f"zarr.core.codec_pipeline.{cls}"))
         if installed("zarrs"):
             found.append(_zarr_python("zarrs", "zarrs", "zarrs.ZarrsCodecPipeline"))
+    if installed("zarrista"):
+        found.append(_zarrista())
     if installed("tensorstore"):
         found.append(_tensorstore())
     return found
@@ -102,6 +104,25 @@ def _zarr_python(name: str, package: str, pipeline: str) -> Peer:
         session=session,
         write=write,
     )
+
+
+def _zarrista() -> Peer:
+    import zarrista
+
+    def open_array(path: str) -> Any:
+        return zarrista.Array.open(zarrista.store.FilesystemStore(path))
+
+    def read(handle: Any, key: Any) -> Any:
+        """It keeps the dimensions of integers, with one element."""
+        found = np.asarray(handle[key])
+        if not isinstance(key, tuple):
+            return found
+        return found.squeeze(tuple(axis for axis, one in enumerate(key) if isinstance(one, int)))
+
+    def write(path: str, values: Any) -> None:
+        open_array(path)[...] = values
+
+    return Peer("zarrista", importlib.metadata.version("zarrista"), open_array, read, write=write)
 
 
 def _tensorstore() -> Peer:

@@ -24,7 +24,6 @@ import numpy as np
 from packaging.version import Version
 
 import gpuzarr
-from gpuzarr.store.reference import open_reference_set
 from tests.devices import EVERY, as_values
 
 ROOT = Path(os.environ.get("GPUZARR_FIXTURES") or Path(__file__).parents[2] / "shared" / "fixtures")
@@ -61,8 +60,6 @@ class Entry:
 
     def open(self, device: str) -> gpuzarr.Array:
         """The entry as an array: an encoded buffer becomes the one chunk of an array in memory."""
-        if self.dialect == "kerchunk":
-            return gpuzarr.open_array(open_reference_set(ROOT / self.path), self.array, device=device)
         if self.dialect == "icechunk":
             return gpuzarr.open_array(self._session(), self.array, device=device)
         if self.dialect != "codec":

@@ -296,7 +296,8 @@ class Codec:
         self, chunk: Buffer, decoded: ChunkSpec, out: NDArray[np.uint8], begin: int, end: int
     ) -> bool:
         """Decode at least the bytes from `begin` up to `end` to their places in `out`, which has all of
-        `decoded.nbytes`, if that is less work than `decode`; False, and `out` as it was, if not."""
+        `decoded.nbytes`, if that is less work than `decode`; the others may be anything. False if it is not,
+        or fails: then `decode` says what there is."""
         return False
 
     def encode(self, chunk: Buffer, decoded: ChunkSpec) -> Buffer:

@@ -30,6 +30,7 @@ from gpuzarr.codecs.base import (
     library_refused,
 )
 from gpuzarr.codecs.registry import codec
+from gpuzarr.codecs.zstd_library import decoder
 from gpuzarr.device.base import Lane
 from gpuzarr.errors import ChunkError, LimitError, MetadataError
 
@@ -39,6 +40,7 @@ MAX_BLOCK: Final = 128 << 10
 DEVICE_LEVEL: Final = 5
 """nvCOMP compresses about as much as low levels do; whoever asks for a higher one gets it, from the host."""
 
+_LEAST_BLOCK: Final = 4 << 10  # smaller ones on average take longer to look at than they are worth
 _MAGIC_AND_DESCRIPTOR: Final = struct.Struct("<IB")
 _UINT32: Final = struct.Struct("<I")
 _MAGIC_BYTES: Final = MAGIC.to_bytes(4, "little")
@@ -154,18 +156,29 @@ class Zstd(Codec):
         numcodecs."""
         stored = as_bytes(chunk)
         known = decoded.nbytes is not None
-        if not known or _first_content(stored.data) != decoded.nbytes:
+        sized = known and _first_content(stored.data) == decoded.nbytes
+        if not sized:
             size = content_size(stored, None if known else decoded.limit)
             if size is not None:
                 check_size(size, decoded)
         if known and out is None:
             # Not left to numcodecs: frames that say no size decode to exactly this or not at all.
             out = np.empty(decoded.limit, np.uint8)
+        if sized and out is not None and out.nbytes and (library := decoder()) and library.whole(stored, out):
+            return out
         try:
             plain: Buffer = zstd.decompress(stored, out)
         except (RuntimeError, ValueError) as error:
             raise ChunkError(f"damaged zstd frames: {error}") from error
         return plain
+
+    def decode_part(
+        self, chunk: Buffer, decoded: ChunkSpec, out: NDArray[np.uint8], begin: int, end: int
+    ) -> bool:
+        """Only the blocks up to the last byte, where others follow and no checksum covers them."""
+        stored = as_bytes(chunk)
+        found, library = _blocks(stored.data, decoded.limit, end), decoder()
+        return found is not None and library is not None and library.prefix(stored, *found, out, end)
 
     def encode(self, chunk: Buffer, decoded: ChunkSpec) -> Buffer:
         """One frame that says its size."""
@@ -238,3 +251,21 @@ def zstd_compress_scratch(nbytes: int) -> int:
 def _first_content(stored: memoryview) -> int | None:
     """What the first frame says it decodes to; None if it does not say or is skippable."""
     return _header(stored, 0)[0] if stored[:4] == _MAGIC_BYTES else None
+
+
+def _blocks(stored: memoryview, nbytes: int, end: int) -> tuple[list[int], int] | None:
+    """Where the blocks end of a chunk that is one frame of `nbytes` bytes, and the most that one holds. None
+    where the bytes up to `end` are in nearly all of them, the frame has a checksum, or it is an odd one."""
+    if stored[:4] != _MAGIC_BYTES:
+        return None
+    content, block, at, checksum = _header(stored, 0)
+    if content != nbytes or checksum or -(-end // MAX_BLOCK) >= -(-nbytes // MAX_BLOCK):
+        return None
+    ends: list[int] = []
+    last = 0
+    while not last and len(ends) <= nbytes // _LEAST_BLOCK:
+        head = int.from_bytes(stored[at : at + 3], "little")
+        last, kind, size = head & 1, head >> 1 & 3, head >> 3
+        at += 3 + (1 if kind == 1 else size)
+        ends.append(at)
+    return (ends, max(block, 1)) if last and at == len(stored) else None

@@ -44,8 +44,10 @@ class Scratch:
         """Memory for encoded bytes, until `reset`."""
         if self._used + nbytes > self._encoded.nbytes:
             # What was taken before keeps the old memory alive as long as it is needed; else it goes first.
+            # Twice as much each time, or a bundle of large chunks would find no end of fresh memory.
+            larger = max(nbytes, _LEAST, min(2 * self._encoded.nbytes, _KEPT))
             self._encoded, self._used = np.empty(0, np.uint8), 0
-            self._encoded = np.empty(max(nbytes, _LEAST), np.uint8)
+            self._encoded = np.empty(larger, np.uint8)
         taken = memoryview(self._encoded)[self._used : self._used + nbytes]
         self._used += nbytes
         return taken

@@ -55,7 +55,7 @@ class LocalStore:
         """The file, whatever directory the store was opened at."""
         real = self._real.get(self.root)
         if real is None:
-            real = self._real[self.root] = os.path.realpath(self.root)
+            real = self._real[self.root] = os.path.realpath(self.root).rstrip(os.sep)
         return "file", f"{real}/{key}"
 
     def get_ranges(self, requests: Sequence[Request], place: Place | None = None) -> list[Buffer | None]:

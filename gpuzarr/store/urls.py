@@ -15,18 +15,26 @@ from gpuzarr.store.base import Store
 from gpuzarr.store.local import LocalStore
 from gpuzarr.store.memory import MappingStore
 
+_REFERENCES = (".json", ".zst", ".zstd", ".gz", ".parq", ".parquet", ".parq/", ".parquet/")
 _EXTRAS = {"s3": "s3", "s3a": "s3", "http": "http", "https": "http"}
 
 
 def open_store(target: Any, storage_options: Mapping[str, Any] | None = None, create: bool = False) -> Store:
-    """The store that `target` names: a path, a URL that fsspec knows, a mapping, or a store itself. `create`:
-    a local directory need not be there yet.
+    """The store that `target` names: a path, a URL, a reference set, a mapping, or a store of gpuzarr,
+    zarr-python or obstore. `create`: a local directory need not be there yet.
 
-    `storage_options` go to fsspec; a local directory takes `follow_symlinks`.
+    `storage_options` are those of fsspec, of `store.remote` and `store.references`; a local directory takes
+    `follow_symlinks`.
     """
     options = dict(storage_options or {})
     if isinstance(target, (str, os.PathLike)):
         url = os.fspath(target)
+        bare = url.split("?")[0] if "://" in url else url
+        if bare.lower().endswith(_REFERENCES) or url.startswith("reference:"):
+            from gpuzarr.store.references import looks_like_references, open_reference_set
+
+            if looks_like_references(url) and not (create or _is_hierarchy(url)):
+                return open_reference_set(url, options)
         if "://" in url or "::" in url:
             if url.startswith("file://"):
                 return _local(url.removeprefix("file://"), options, create)
@@ -37,6 +45,11 @@ def open_store(target: Any, storage_options: Mapping[str, Any] | None = None, cr
     if isinstance(target, Store):
         return target
     return _of_another_library(target, options)
+
+
+def _is_hierarchy(path: str) -> bool:
+    """Whether a local directory only happens to have the name of a reference set."""
+    return os.path.isdir(path) and not path.rstrip("/").lower().endswith((".parq", ".parquet"))
 
 
 def _of_another_library(target: Any, options: dict[str, Any]) -> Store:

@@ -37,7 +37,7 @@ OPTIONAL_ROOMS = {
     "zarr": {"integrations/zarr_python.py", "store/zarr_store.py", "cli"},
     "fsspec": {"store/fsspec.py", "store/urls.py", "store/remote/fsspec.py", "store/remote/opening.py"},
     "obstore": {"store/remote/obstore.py", "store/remote/options.py"},
-    "pyarrow": {"store/reference_records.py"},
+    "pyarrow": {"store/references/records.py"},
     "icechunk": set(),
     "ml_dtypes": {"meta/dtypes.py"},
     "zfpy": {"codecs/zfpy.py"},

@@ -9,6 +9,7 @@ import pytest
 
 import gpuzarr
 from gpuzarr import ReadStats
+from gpuzarr.codecs import zstd_library
 from gpuzarr.errors import ArgumentError, ChunkError, LimitError, SelectionError
 from tests.devices import SOME, to_host
 
@@ -160,6 +161,37 @@ def test_a_damaged_chunk_is_named(name: str) -> None:
     assert (to_host(array.patches([[0, 0], [0, 3]], (3, 4))) == 7).all()
     with pytest.raises(ChunkError, match="c/1/0"):
         array.patches([[0, 0], [3, 3]], (3, 4))
+
+
+def test_boxes_need_the_beginning_of_a_zstd_chunk_only() -> None:
+    """Damage behind the boxes is not looked for, unless a checksum covers it; damage before them is found."""
+    values = np.random.default_rng(1).integers(0, 30, (16, 128, 128), np.uint16)
+    origins, shape = [[0, 5, 7], [2, 60, 50], [1, 0, 0]], (3, 60, 70)
+    expected = np.stack([values[z : z + 3, y : y + 60, x : x + 70] for z, y, x in origins])
+
+    def stored(checksum: bool, at: int | None) -> Any:
+        objects: dict[str, bytes] = {}
+        codecs = [{"name": "zstd", "configuration": {"level": 1, "checksum": checksum}}]
+        gpuzarr.create_array(
+            objects, shape=values.shape, dtype=values.dtype, chunks=values.shape, codecs=codecs, device="cpu"
+        )[...] = values
+        if at is not None:
+            damaged = bytearray(objects["c/0/0/0"])
+            damaged[at : at + 8] = b"\xff" * 8
+            objects["c/0/0/0"] = bytes(damaged)
+        return gpuzarr.open_array(objects, device="cpu")
+
+    readable: list[tuple[bool, int | None]] = [(False, None), (True, None)]
+    if zstd_library.decoder() is not None:
+        readable.append((False, -60))
+    for checksum, at in readable:
+        assert np.array_equal(stored(checksum, at).patches(origins, shape), expected)
+        assert np.array_equal(stored(checksum, at)[2:5, 60:120, 50:120], expected[1])
+    for checksum, at in ((True, -60), (False, 9), (True, 9)):
+        with pytest.raises(ChunkError, match="c/0/0/0"):
+            stored(checksum, at).patches(origins, shape)
+        with pytest.raises(ChunkError, match="c/0/0/0"):
+            stored(checksum, at)[2:5, 60:120, 50:120]
 
 
 def test_boxes_of_objects() -> None:

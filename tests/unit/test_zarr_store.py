@@ -3,8 +3,8 @@ reads; how many requests there are, and how many at once; versions of Icechunk r
 
 from __future__ import annotations
 
-import json
 import asyncio
+import json
 import os
 import pickle
 import signal
@@ -730,7 +730,9 @@ def test_what_icechunk_does_not_take(repository: Any) -> None:
     store.delete_below("nothing/")
     assert sorted(store.list("g/a/c/")) == [f"g/a/c/{i}/0" for i in range(1, 4)]
     (document,) = store.get_ranges([Request("g/a/zarr.json")])
-    store.put([("g/a/zarr.json", json.dumps({**json.loads(bytes(document or b"")), "shape": [8, 30]}).encode())])
+    store.put(
+        [("g/a/zarr.json", json.dumps({**json.loads(bytes(document or b"")), "shape": [8, 30]}).encode())]
+    )
     with pytest.raises(StoreError, match=r"cannot delete g/a/c/2/0 .*discard"):
         store.delete(["g/a/c/2/0"])  # else it came back when the array grows again
     session.discard_changes()

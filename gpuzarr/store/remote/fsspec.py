@@ -18,12 +18,16 @@ _ABSENT = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
 
 @dataclass(frozen=True, slots=True, weakref_slot=True)
 class Fsspec:
-    """`root`, a bucket or a host, is put before every path."""
+    """`root`, a bucket or a host, is put before every path; `query`, which may be a signature, behind it."""
 
     fs: Any
     root: str
     place: object
     secrets: tuple[str, ...] = ()
+    query: str = ""
+
+    def _at(self, path: str) -> str:
+        return f"{self.root}{path}{self.query}"
 
     def __repr__(self) -> str:
         return f"Fsspec({self.place})"
@@ -36,7 +40,7 @@ class Fsspec:
         Always a range: without one, s3fs looks the size up in listings that it remembers, and cuts the read.
         """
         end = None if nbytes is None or start < 0 else start + nbytes
-        data = self._told(lambda: self.fs.cat_file(self.root + path, start=start, end=end), path, "read")
+        data = self._told(lambda: self.fs.cat_file(self._at(path), start=start, end=end), path, "read")
         if data is None:
             return None
         room(len(data))
@@ -44,12 +48,12 @@ class Fsspec:
 
     def size(self, path: str) -> int | None:
         """One request or two."""
-        found = self._told(lambda: self.fs.info(self.root + path), path, "read")
+        found = self._told(lambda: self.fs.info(self._at(path)), path, "read")
         return None if found is None or found.get("type") == "directory" else int(found.get("size") or 0)
 
     def put(self, path: str, value: Buffer | Pieces) -> None:
         """One `pipe_file`."""
-        self._told(lambda: self.fs.pipe_file(self.root + path, bytes(joined(value))), path, "write")
+        self._told(lambda: self.fs.pipe_file(self._at(path), bytes(joined(value))), path, "write")
 
     def put_if(self, path: str, value: Buffer | Pieces, version: str | None) -> bool:
         """Without the condition, which fsspec cannot send."""
@@ -59,7 +63,7 @@ class Fsspec:
     def delete(self, paths: Sequence[str]) -> None:
         """One call each: those that are not there are no error."""
         for path in paths:
-            self._told(partial(self.fs.rm_file, self.root + path), path, "delete")
+            self._told(partial(self.fs.rm_file, self._at(path)), path, "delete")
 
     def list(self, prefix: str) -> Iterator[str]:
         """Every file below."""

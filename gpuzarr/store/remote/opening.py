@@ -219,7 +219,8 @@ def _fsspec(wanted: _Wanted) -> Transport:
     except (TypeError, ValueError, OSError) as error:
         raise ArgumentError(f"cannot open {parts.scheme}://{parts.netloc}: {shown(error, secrets)}") from None
     place = (scheme, "fsspec", parts.netloc)
-    return Fsspec(fs, f"{parts.scheme}://{parts.netloc}/", place, secrets)
+    query = f"?{parts.query}" if scheme == "http" and parts.query else ""
+    return Fsspec(fs, f"{parts.scheme}://{parts.netloc}/", place, (*secrets, *filter(None, [query])), query)
 
 
 def _configured(protocol: str) -> dict[str, Any]:
