@@ -50,6 +50,14 @@ class Obstore:
     ) -> Got | None:
         """One GET, whose headers come first."""
         options: dict[str, Any] = {}
+        if start < 0 and isinstance(self.store, AzureStore):  # which has no suffix ranges
+            head = self._told(partial(obstore.head, self.store, path), path)
+            if head is None:
+                return None
+            if not head["size"]:
+                raise OutOfRange
+            first = max(head["size"] + start, 0)
+            return self.get(path, first, head["size"] - first, version or head["e_tag"], unless, room)
         if start < 0:
             options["range"] = {"suffix": -start}
         elif nbytes is not None:

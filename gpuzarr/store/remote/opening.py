@@ -52,7 +52,7 @@ def open_remote(url: str, options: Mapping[str, Any] | None = None) -> RemoteSto
         raise ArgumentError(f"backend={backend!r} is none of auto, obstore and fsspec")
     patience = Patience(_seconds(own, "timeout", 20.0), _seconds(own, "deadline", 120.0))
     scheme = SCHEMES[url.partition("://")[0]]
-    bare, authorization = without_user(url)
+    bare, authorization = without_user(url) if scheme == "http" else (url, None)
     parts = urlsplit(bare)
     if not parts.netloc:
         raise ArgumentError(f"{shown(url)} names no {'host' if scheme == 'http' else 'bucket'}")
@@ -107,7 +107,9 @@ class _Wanted:
 
 def _transport(wanted: _Wanted) -> Transport:
     told = sorted(map(repr, wanted.given.items()))
-    made_from = repr((os.getpid(), wanted.backend, wanted.parts, told, wanted.patience))
+    parts = wanted.parts
+    at = parts.scheme, parts.netloc, parts.query
+    made_from = repr((os.getpid(), wanted.backend, at, told, wanted.patience))
     key = hashlib.sha256(made_from.encode()).hexdigest()
     held = _open.get(key)
     if held is None:
