@@ -8,6 +8,7 @@ from many threads, half in batches.
 from __future__ import annotations
 
 import argparse
+import multiprocessing
 import random
 import resource
 import sys
@@ -15,6 +16,7 @@ import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 from gpuzarr.errors import StoreError
@@ -52,17 +54,20 @@ def soak(
 ) -> Outcome:
     """Send `count` requests."""
     rng = random.Random(seed)
-    objects = {f"bucket/object-{i}": rng.randbytes(60_000 + i) for i in range(12)}
+    objects = _objects(seed)
     found = Outcome()
-    with (
-        RangeServer(objects, s3=True) as server,
-        FaultProxy(server.url, dict.fromkeys(FAULTS, share), seed=seed, times=Times(stall=5.0)) as proxy,
-    ):
-        server.keep = False
+    ours, theirs = multiprocessing.Pipe()
+    # In a process of their own, whose memory is not ours.
+    servers = multiprocessing.get_context("spawn").Process(
+        target=_serve, args=(theirs, seed, share), daemon=True
+    )
+    servers.start()
+    try:
+        url = ours.recv()
         options = {"timeout": TIMEOUT_S, "deadline": DEADLINE_S, "backend": backend}
         if scheme == "s3":
-            options |= {"endpoint_url": proxy.url, "key": "key", "secret": "not-shown"}
-        store = open_store("s3://bucket" if scheme == "s3" else f"{proxy.url}/bucket", options)
+            options |= {"endpoint_url": url, "key": "key", "secret": "not-shown"}
+        store = open_store("s3://bucket" if scheme == "s3" else f"{url}/bucket", options)
         requests = [_drawn(rng, objects) for _ in range(count)]
         alone, together = requests[: count // 2], requests[count // 2 :]
         batches = [together[i : i + BATCH] for i in range(0, len(together), BATCH)]
@@ -73,9 +78,29 @@ def soak(
             list(threads.map(lambda one: _ask(store, objects, [one], found), alone[warm:]))
             list(threads.map(lambda batch: _ask(store, objects, batch, found), batches))
         found.grown_mib = _memory_mib() - before
-        found.faults.update(one.fault for one in proxy.log if one.fault is not None)
-        found.tries = len(proxy.log)
+        ours.send("done")
+        found.tries, found.faults = ours.recv()
+    finally:
+        servers.terminate()
+        servers.join()
     return found
+
+
+def _serve(pipe: Connection, seed: int, share: float) -> None:
+    """The server and the proxy before it, until told to end."""
+    with (
+        RangeServer(_objects(seed), s3=True) as server,
+        FaultProxy(server.url, dict.fromkeys(FAULTS, share), seed=seed, times=Times(stall=5.0)) as proxy,
+    ):
+        server.keep = False
+        pipe.send(proxy.url)
+        pipe.recv()
+        pipe.send((len(proxy.log), Counter(one.fault for one in proxy.log if one.fault is not None)))
+
+
+def _objects(seed: int) -> dict[str, bytes]:
+    rng = random.Random(seed)
+    return {f"bucket/object-{i}": rng.randbytes(60_000 + i) for i in range(12)}
 
 
 def _drawn(rng: random.Random, objects: dict[str, bytes]) -> Request:
