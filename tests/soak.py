@@ -72,11 +72,12 @@ def soak(
         alone, together = requests[: count // 2], requests[count // 2 :]
         batches = [together[i : i + BATCH] for i in range(0, len(together), BATCH)]
         with ThreadPoolExecutor(THREADS) as threads:
-            warm = max(count // 10, 1)
-            list(threads.map(lambda one: _ask(store, objects, [one], found), alone[:warm]))
-            before = _memory_mib()
-            list(threads.map(lambda one: _ask(store, objects, [one], found), alone[warm:]))
-            list(threads.map(lambda batch: _ask(store, objects, batch, found), batches))
+            work = [[one] for one in alone] + batches
+            random.Random(seed).shuffle(work)
+            warm = max(len(work) // 5, 1)
+            for part in (work[:warm], work[warm:]):
+                before = _memory_mib()
+                list(threads.map(lambda one: _ask(store, objects, one, found), part))
         found.grown_mib = _memory_mib() - before
         ours.send("done")
         found.tries, found.faults = ours.recv()

@@ -15,6 +15,7 @@ from gpuzarr.api import open as open_node
 from gpuzarr.array import Array
 from gpuzarr.errors import ArgumentError, GpuzarrError, MetadataError, NotFoundError, UnsupportedError
 from gpuzarr.group import Group
+from gpuzarr.html import describe_multiscale
 from gpuzarr.ome import metadata
 from gpuzarr.ome.channels import Channel, channels
 from gpuzarr.ome.level import Level, from_shapes
@@ -270,6 +271,10 @@ class Multiscale:
             return "\n".join([f"{head}, {' '.join(map(str, self.axes))}", *self._rows()]) + ">"
         except GpuzarrError as error:
             return f"{head} that cannot be read: {error}>"
+
+    def _repr_html_(self) -> str:
+        """As notebooks show it: the levels, each as a box that is cut along its chunks."""
+        return describe_multiscale(self.levels, self.name, [axis.name for axis in self.axes])
 
     def _rows(self) -> Iterator[str]:
         shapes = [" × ".join(map(str, one.shape)) for one in self.levels]

@@ -263,5 +263,5 @@ def test_levels_of_the_package_ome() -> None:
     objects: dict[str, bytes] = {}
     ome.write_multiscale(np.zeros((64, 64), "u1"), objects, axes="yx", pixel_size=0.5)
     image = ome.open(objects, device="cpu")
-    shown = html.describe_multiscale(image.levels, image.name, [axis.name for axis in image.axes])
+    shown = image._repr_html_()
     assert "64 × 64 (y x)" in words(shown)
