@@ -40,13 +40,16 @@ def open(
     mode: Literal["r", "r+"] = "r",
     device: str = "auto",
     storage_options: Mapping[str, Any] | None = None,
+    cache: Any = None,
 ) -> Array | Group:
     """Open the array or group at `path` of a Zarr v2 or v3 hierarchy.
 
-    `target` is a local path, a URL that fsspec knows, a `.zip` of either, a mapping of keys to bytes, or a
-    `gpuzarr.Store`. `mode` is `r`, or `r+` to write too. `device` says where reads end up: `auto` (a CUDA
-    device if one works, else the CPU), `cpu`, `cuda`, `cuda:1`; `sim` runs the device code on the CPU, for
-    tests. `storage_options` go to fsspec.
+    `target` is a local path, a URL (`s3:`, `gs:`, `az:`, `http:`, anything fsspec knows), a `.zip` of either,
+    a reference set, a mapping of keys to bytes, or a store of gpuzarr, zarr-python, obstore or Icechunk.
+    `mode` is `r`, or `r+` to write too. `device` says where reads end up: `auto` (a CUDA device if one works,
+    else the CPU), `cpu`, `cuda`, `cuda:1`; `sim` runs the device code on the CPU, for tests.
+    `storage_options` are those of fsspec, and some of docs/cloud.md. `cache` keeps what is fetched: "memory",
+    "disk", or as in docs/caching.md.
 
     Raises NotFoundError, MetadataError, UnsupportedError, StoreError, ArgumentError, DeviceError, LimitError
     or MissingDependencyError.
@@ -55,6 +58,10 @@ def open(
         hint = 'use "r", or "r+" to write; create_array and create_group make what is not there'
         raise ArgumentError(f"mode {mode!r} is neither r nor r+", hint=hint)
     store, path = open_store(target, storage_options), _clean(path)
+    if cache is not None:
+        from gpuzarr.store.caching.opening import cached  # most do without
+
+        store = cached(store, cache)
     meta = read_meta(store, path)
     chosen = choose(device)
     writable = mode == "r+"

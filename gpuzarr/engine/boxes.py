@@ -7,7 +7,7 @@ Bundles and waves are those of any read; what differs is the landing, where a ch
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import pairwise
 from typing import Any
@@ -16,10 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpuzarr.codecs.chain import Chain
+from gpuzarr.device.base import Device
 from gpuzarr.device.choose import Place
+from gpuzarr.engine.arriving import read_arriving, streams
 from gpuzarr.engine.cache import Known, Slot
 from gpuzarr.engine.convert import Finish
-from gpuzarr.engine.fetch import Rows
+from gpuzarr.engine.fetch import Fetched, Rows
 from gpuzarr.engine.host import bundles
 from gpuzarr.engine.planning import check_exact, resolved
 from gpuzarr.engine.read import carried, empty
@@ -51,23 +53,43 @@ def read_boxes(
         device = place.device if source.meta.has_bytes else None
         outside = source.meta.carried_fill if fill is None else _fill(source.meta, fill)
         plan, cells, pieces = plan_boxes(origins, shape, source.meta.shape, source.meta.chunk_grid, mode)
-        known = None
-        if cached and source.meta.has_bytes:
-            known = Known.of(source, plan, cells, device)
-            missing = np.flatnonzero(~known.there)
-            stats.add(hits=len(plan) - len(missing))
-            plan, cells = plan.taken(missing), Cells(cells.cells[missing])
-        plan = resolved(source, plan, cells, stats)
-        if device is None:
-            return _on_host(source, plan, pieces, outside, out, stats, known, finish)
-        from gpuzarr.engine.boxes_device import on_device
 
-        return on_device(source, plan, pieces, outside, out, stats, known, device, finish)
+        def read() -> Any:
+            return _read(source, plan, cells, pieces, outside, out, stats, device, finish, cached)
+
+        return source.settled(read)
     except GpuzarrError as error:
         source.located(error)
         raise
     except MemoryError as error:
         raise LimitError(f"out of memory: {error}", array=source.name, hint="read fewer boxes") from error
+
+
+def _read(
+    source: Source,
+    plan: Plan,
+    cells: Cells,
+    pieces: Pieces,
+    outside: NDArray[Any],
+    out: Any,
+    stats: ReadStats,
+    device: Device | None,
+    finish: Finish,
+    cached: bool,
+) -> Any:
+    """What a plan of boxes gives: chunks of the cache, and of the store."""
+    known = None
+    if cached and source.meta.has_bytes:
+        known = Known.of(source, plan, cells, device)
+        missing = np.flatnonzero(~known.there)
+        stats.add(hits=len(plan) - len(missing))
+        plan, cells = plan.taken(missing), Cells(cells.cells[missing])
+    plan = resolved(source, plan, cells, stats)
+    if device is None:
+        return _on_host(source, plan, pieces, outside, out, stats, known, finish)
+    from gpuzarr.engine.boxes_device import on_device
+
+    return on_device(source, plan, pieces, outside, out, stats, known, device, finish)
 
 
 def _fill(meta: ArrayMeta, fill: Any) -> NDArray[Any]:
@@ -104,9 +126,11 @@ def _on_host(
         result[pieces.outside] = finish.fill(outside)
     if result.size:
         work = _HostBoxes(source, plan, pieces, finish.straight(result), stats, known, finish)
-        tasks: list[Callable[[], None]] = [
-            partial(work.run, lo, hi) for lo, hi in pairwise(bundles(plan, source).tolist())
-        ]
+        tasks: list[Callable[[], None]] = []
+        if streams(source, plan):
+            read_arriving(source, plan, stats, work.arriving)
+        else:
+            tasks += [partial(work.run, lo, hi) for lo, hi in pairwise(bundles(plan, source).tolist())]
         if known is not None:
             hits = known.hits
             tasks += [partial(work.land_known, hits[i : i + 16]) for i in range(0, len(hits), 16)]
@@ -151,21 +175,25 @@ class _HostBoxes:
     def run(self, first: int, last: int) -> None:
         """The requests from `first` up to `last`."""
         rows, memory = Rows(self.source, self.plan, first, last), scratch()
-        chunks = filled = 0
         try:
-            for row, key, stored, _ in rows.fetch(0, len(rows.requests), self.stats, memory.take):
-                slot = self._slot(rows.first + row)
-                if stored is None:
-                    filled += self._land(slot, None)
-                    continue
-                try:
-                    self._land(slot, self._decoded(slot, stored, self.chains[rows.shape[row]]))
-                except GpuzarrError as error:
-                    self.source.located(error, rows.name(row, key))
-                    raise
-                chunks += 1
+            self.arriving(rows, rows.fetch(0, len(rows.requests), self.stats, memory.take))
         finally:
             memory.release()
+
+    def arriving(self, rows: Rows, fetched: Iterator[Fetched]) -> None:
+        """Rows in any order."""
+        chunks = filled = 0
+        for row, key, stored, _ in fetched:
+            slot = self._slot(rows.first + row)
+            if stored is None:
+                filled += self._land(slot, None)
+                continue
+            try:
+                self._land(slot, self._decoded(slot, stored, self.chains[rows.shape[row]]))
+            except GpuzarrError as error:
+                self.source.located(error, rows.name(row, key))
+                raise
+            chunks += 1
         self.stats.add(chunks=chunks, filled=filled)
 
     def _decoded(self, slot: int, stored: memoryview, chain: Chain) -> NDArray[Any]:

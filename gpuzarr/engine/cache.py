@@ -31,6 +31,7 @@ from gpuzarr.plan.pieces import Cells
 from gpuzarr.plan.shards import At, index_caches
 from gpuzarr.plan.table import Plan
 from gpuzarr.store.base import Store, place_of
+from gpuzarr.store.caching import trust
 
 Key = tuple[object, str, tuple[int, ...], str]
 """The object, in two parts (store/base.py, `place_of`); the chunk's grid coordinates; how it is laid out."""
@@ -229,11 +230,12 @@ def keys_of(
 @contextmanager
 def changing(store: Store, names: Iterable[str]) -> Iterator[None]:
     """Objects are written or deleted within: whatever comes of it, nobody of this process has them any more
-    afterwards, neither decoded nor in an index of shards."""
+    afterwards, neither decoded, nor in an index of shards, nor as they were stored."""
     places = [place_of(store, name) for name in names]
     try:
         yield
     finally:
+        trust.forget(places)
         for cache in list(_caches.values()):
             cache.forget(places)
         for indexes in index_caches():
@@ -248,6 +250,7 @@ def changing_below(store: Store, prefix: str) -> Iterator[None]:
     try:
         yield
     finally:
+        trust.forget_below(at)
         for cache in list(_caches.values()):
             cache.forget_below(at)
         for indexes in index_caches():

@@ -9,7 +9,7 @@ from gpuzarr import config
 from gpuzarr.engine.source import MODEST_NBYTES, ReadStats, Source
 from gpuzarr.errors import ChunkError, GpuzarrError
 from gpuzarr.plan.table import ABSENT, WHOLE, Plan
-from gpuzarr.store.base import Buffer, Request, StreamingStore
+from gpuzarr.store.base import Buffer, Request
 
 Take = Callable[[int], memoryview]
 """Memory for so many encoded bytes."""
@@ -70,18 +70,18 @@ class Rows:
         """The bytes of the requests `first` up to `last`, perhaps where `place(request, nbytes)` says; None:
         no such object."""
 
-        def checked(i: int, nbytes: int) -> memoryview:
+        def guarded(i: int, nbytes: int) -> memoryview:
             self.check_whole(first + i, nbytes)
             return place(first + i, nbytes)
 
         try:
-            found = self.source.fetch(self.requests[first:last], stats, checked)
+            found = self.source.fetch(self.requests[first:last], stats, guarded)
         except GpuzarrError as error:
             self.source.located(error, self.keys[first] if last - first == 1 else None)
             raise
-        return [self._checked(i, stored) for i, stored in enumerate(found, first)]
+        return [self.checked(i, stored) for i, stored in enumerate(found, first)]
 
-    def _checked(self, i: int, stored: Buffer | None) -> memoryview | None:
+    def checked(self, i: int, stored: Buffer | None) -> memoryview | None:
         """The answer to a request, if it is all of what was asked for."""
         request = self.requests[i]
         if request.nbytes is None:
@@ -104,9 +104,9 @@ class Rows:
             return into if into is not None and into.nbytes == nbytes else take(nbytes)
 
         for i, view in enumerate(self.get(first, last, stats, place)):
-            yield from self._chunks(first + i, view, wanted[i])
+            yield from self.chunks(first + i, view, wanted[i])
 
-    def _chunks(self, i: int, view: memoryview | None, wanted: memoryview | None) -> Iterator[Fetched]:
+    def chunks(self, i: int, view: memoryview | None, wanted: memoryview | None) -> Iterator[Fetched]:
         """The rows of one request."""
         request, (row, end) = self.requests[i], self.spans[i]
         if view is None or request.nbytes is None:
@@ -115,23 +115,6 @@ class Rows:
         for at in range(row, end):
             begin = self.start[at] - request.start
             yield at, request.key, view[begin : begin + self.nbytes[at]], view is wanted
-
-    def arriving(
-        self, store: StreamingStore, stats: ReadStats, target: Target = lambda row: None
-    ) -> Arriving:
-        """The rows of all requests, as their bytes come."""
-        wanted: dict[int, memoryview] = {}
-
-        def place(i: int, nbytes: int) -> memoryview | None:
-            self.check_whole(i, nbytes)
-            row, end = self.spans[i]
-            into = target(row) if end - row == 1 else None
-            if into is None or into.nbytes != nbytes:
-                return None
-            wanted[i] = into
-            return into
-
-        return Arriving(self, store.stream(self.requests, place), wanted, stats)
 
     def check_whole(self, i: int, nbytes: int) -> None:
         """Whole objects have a size that their chunk may have."""
@@ -150,41 +133,6 @@ class Rows:
     def name(self, row: int, key: str) -> str:
         """A row's chunk, for messages: its key, and its place in the shard."""
         return chunk_name(self.plan, self.first + row, key)
-
-
-class Arriving:
-    """Requests of a store that has many in flight, in the order in which they are answered. Threads share it:
-    each takes the next that is there."""
-
-    def __init__(
-        self,
-        rows: Rows,
-        answers: Iterator[tuple[int, Buffer | None]],
-        wanted: dict[int, memoryview],
-        stats: ReadStats,
-    ) -> None:
-        self.rows, self.wanted, self.stats, self._answers = rows, wanted, stats, answers
-
-    def __iter__(self) -> Iterator[Fetched]:
-        """Rows with their bytes, as `Rows.fetch` gives them."""
-        rows = self.rows
-        while True:
-            try:
-                i, stored = next(self._answers)
-                view = rows._checked(i, stored)
-            except StopIteration:
-                return
-            except GpuzarrError as error:
-                rows.source.located(error)
-                raise
-            self.stats.add(requests=1, bytes_read=0 if view is None else view.nbytes)
-            yield from rows._chunks(i, view, self.wanted.pop(i, None))
-
-    def close(self) -> None:
-        """Nobody takes any more."""
-        close = getattr(self._answers, "close", None)
-        if close is not None:
-            close()
 
 
 def chunk_name(plan: Plan, row: int, key: str) -> str:

@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpuzarr import config
+from gpuzarr.engine.arriving import read_arriving, streams
 from gpuzarr.engine.fetch import Fetched, Rows, Target
 from gpuzarr.engine.scratch import scratch
 from gpuzarr.engine.source import ReadStats, Source
@@ -27,12 +28,9 @@ from gpuzarr.engine.workers import run_all
 from gpuzarr.errors import GpuzarrError
 from gpuzarr.plan.table import Int64s, Plan, hulls
 from gpuzarr.selection import Span
-from gpuzarr.store.base import StreamingStore
 
 _TOGETHER = 256 << 10
 """Decoded bytes that are fetched from a local store at a time: few enough to stay in cache."""
-_STREAM = 16384
-"""Requests that are listed at once where they are answered in any order."""
 _REMOTE_BUNDLE = 64 << 20
 """Decoded bytes of a bundle where a round trip is dear."""
 
@@ -45,9 +43,8 @@ def read_host(source: Source, plan: Plan, flat: NDArray[Any], stats: ReadStats) 
     if not len(plan):
         return
     work = _Work(source, plan, flat, stats)
-    if isinstance(source.store, StreamingStore) and plan.requests > 1:
-        for first in range(0, plan.requests, _STREAM):
-            work.stream(source.store, first, min(first + _STREAM, plan.requests))
+    if streams(source, plan):
+        read_arriving(source, plan, stats, work.arriving, work.target)
     else:
         run_all([partial(work.run, first, last) for first, last in pairwise(bundles(plan, source).tolist())])
     work.fill_absent()
@@ -101,26 +98,13 @@ class _Work:
         finally:
             memory.release()
 
-    def stream(self, store: StreamingStore, first: int, last: int) -> None:
-        """The requests from `first` up to `last`, as they are answered: every thread decodes what comes
-        next."""
-        rows = Rows(self.source, self.plan, first, last)
-        boxes = _Boxes(self, rows.first, rows.end)
-        arriving = rows.arriving(store, self.stats, self._target(rows, boxes))
+    def arriving(self, rows: Rows, fetched: Iterator[Fetched]) -> None:
+        """Rows in any order."""
+        self._land(rows, _Boxes(self, rows.first, rows.end), fetched)
 
-        def take() -> None:
-            try:
-                self._land(rows, boxes, iter(arriving))
-            except BaseException:
-                arriving.close()  # for the other threads
-                raise
-            finally:
-                scratch().release()
-
-        try:
-            run_all([take] * min(config.current().threads, last - first))
-        finally:
-            arriving.close()
+    def target(self, rows: Rows) -> Target:
+        """Where encoded chunks may lie for good."""
+        return self._target(rows, _Boxes(self, rows.first, rows.end))
 
     def _target(self, rows: Rows, boxes: _Boxes) -> Target:
         raw = any(not chain.stages and chain.plain for chain in self.chains)

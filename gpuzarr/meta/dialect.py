@@ -120,7 +120,11 @@ def _near(store: Store, path: str) -> str | None:
         if "attributes.json" in below:
             return "this looks like N5"
         if below or not path:
-            return f"there is {', '.join(below[:8])}" if below else "there is nothing at all"
+            # Most web servers list nothing, whatever they have.
+            nothing = (
+                "there is nothing at all" if store.traits.concurrency == 1 else "nothing is listed there"
+            )
+            return f"there is {', '.join(below[:8])}" if below else nothing
         parent = path.rpartition("/")[0]
         beside = sorted({*store.list_dir(f"{parent}/" if parent else "")} - {*DOCUMENTS})
     except GpuzarrError:

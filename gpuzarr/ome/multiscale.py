@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from functools import cached_property
+from html import escape
 from os import PathLike
 from typing import Any
 
@@ -274,7 +275,10 @@ class Multiscale:
 
     def _repr_html_(self) -> str:
         """As notebooks show it: the levels, each as a box that is cut along its chunks."""
-        return describe_multiscale(self.levels, self.name, [axis.name for axis in self.axes])
+        try:
+            return describe_multiscale(self.levels, self.name, [axis.name for axis in self.axes])
+        except GpuzarrError:
+            return f"<pre>{escape(repr(self))}</pre>"
 
     def _rows(self) -> Iterator[str]:
         shapes = [" × ".join(map(str, one.shape)) for one in self.levels]

@@ -31,12 +31,13 @@ def open(
     storage_options: Mapping[str, Any] | None = None,
     *,
     image: int | str = 0,
+    cache: Any = None,
 ) -> Multiscale | Plate | Well | Collection:
     """What lies at `path` of an OME-Zarr hierarchy, of versions 0.1 to 0.6: an image, a plate, a well, or a
     collection of images.
 
-    `target`, `device` and `storage_options` are those of `gpuzarr.open`; `target` may be a `gpuzarr.Group`
-    too. `image` chooses, by number or name, among several images of one group, which is rare.
+    `target`, `device`, `storage_options` and `cache` are those of `gpuzarr.open`; `target` may be a
+    `gpuzarr.Group` too. `image` chooses, by number or name, among several images of one group, which is rare.
 
     Raises what `gpuzarr.open` raises; MetadataError where there are no OME-Zarr metadata or they contradict
     themselves, ArgumentError where there is an array.
@@ -44,7 +45,7 @@ def open(
     device = choose(device).name
     if isinstance(target, Group):
         target, path = target.store, "/".join(part for part in (target.path, path.strip("/")) if part)
-    node = open_node(target, path, device=device, storage_options=storage_options)
+    node = open_node(target, path, device=device, storage_options=storage_options, cache=cache)
     if isinstance(node, Array):
         hint = "open the group that holds it; gpuzarr.open opens arrays"
         raise ArgumentError(f"{node.name} is an array, not an image", hint=hint)

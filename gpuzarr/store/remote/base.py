@@ -16,7 +16,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 
@@ -43,6 +43,7 @@ _GAPS = 1 << 18, 1 << 23
 _UNKNOWN_NBYTES = 1 << 20
 """What an object of unknown size is taken for, where answers in flight are counted."""
 
+Answer = TypeVar("Answer")
 Room = Callable[[int], object]
 """Told how many bytes are to come, before they do; it may raise, if they are too many."""
 
@@ -159,12 +160,8 @@ class RemoteStore:
     ) -> list[Versioned | None]:
         """The same with ETags, and with `If-None-Match` for those of `unless`."""
         found: list[Versioned | None] = [None] * len(requests)
-
-        def ask(i: int, stop: threading.Event) -> None:
-            found[i] = self._answer(requests[i], unless[i] if unless else None, _any_size, stop)
-
-        for _ in self._stream(ask, requests):
-            pass
+        for i, answer in self.stream_versioned(requests, unless):
+            found[i] = answer
         return found
 
     def stream(
@@ -172,6 +169,26 @@ class RemoteStore:
     ) -> Iterator[tuple[int, Buffer | None]]:
         """Each as soon as it is there. `place` is called from other threads, one call at a time, before the
         bytes come; None leaves them where they are. They are put there by the thread that takes them."""
+        return self._stream(requests, None, place, _data)
+
+    def stream_versioned(
+        self,
+        requests: Sequence[Request],
+        unless: Sequence[str | None] | None = None,
+        place: PlaceIfAny | None = None,
+    ) -> Iterator[tuple[int, Versioned | None]]:
+        """The same with versions, as `get_versioned` gives them."""
+        return self._stream(requests, unless, place, _all)
+
+    def _stream(
+        self,
+        requests: Sequence[Request],
+        unless: Sequence[str | None] | None,
+        place: PlaceIfAny | None,
+        give: Callable[[Versioned | None], Answer],
+    ) -> Iterator[tuple[int, Answer]]:
+        for request in requests:
+            clean_key(request.key)
         places: dict[int, memoryview | None] = {}
         alone = threading.Lock()
 
@@ -182,31 +199,20 @@ class RemoteStore:
                 if held is None or held.nbytes != nbytes:  # else it is another try
                     places[i] = place(i, nbytes)
 
-        def ask(i: int, stop: threading.Event) -> Buffer | None:
-            got = self._answer(requests[i], None, _any_size if place is None else partial(room, i), stop)
-            return None if got is None else got.data
+        def ask(i: int, stop: threading.Event) -> Versioned | None:
+            known = unless[i] if unless else None
+            return self._answer(requests[i], known, _any_size if place is None else partial(room, i), stop)
 
-        def put(i: int, answer: Buffer) -> Buffer:
+        def put(i: int, answer: Versioned | None) -> Answer:
             into = places.pop(i, None)
-            if into is None or into.nbytes != len(answer):
-                return answer
+            if answer is None or answer.data is None or into is None or into.nbytes != len(answer.data):
+                return give(answer)
             # A memoryview's own copy would hold the interpreter's lock.
-            np.frombuffer(into, np.uint8)[:] = np.frombuffer(answer, np.uint8)
-            return into
+            np.frombuffer(into, np.uint8)[:] = np.frombuffer(answer.data, np.uint8)
+            return give(Versioned(into, answer.version))
 
-        return self._stream(ask, requests, put if place else None)
-
-    def _stream(
-        self,
-        ask: Callable[[int, threading.Event], Buffer | None],
-        requests: Sequence[Request],
-        put: Callable[[int, Buffer], Buffer] | None = None,
-    ) -> Iterator[tuple[int, Buffer | None]]:
-        for request in requests:
-            clean_key(request.key)
         if len(requests) == 1:  # no other thread has to wait for it
-            answer = ask(0, threading.Event())
-            return iter([(0, put(0, answer) if put and answer is not None else answer)])
+            return iter([(0, put(0, ask(0, threading.Event())))])
         sizes = [_UNKNOWN_NBYTES if request.nbytes is None else request.nbytes for request in requests]
         return Stream(ask, sizes, self.limit.most, put)
 
@@ -319,7 +325,7 @@ class BucketStore(RemoteStore):
         for _, key, value in objects:
             clean_key(key)
             sizes.append(sum(map(len, value)) if isinstance(value, list) else len(value))
-        for _ in Stream(ask, sizes, self.limit.most):
+        for _ in Stream(ask, sizes, self.limit.most, lambda i, answer: None):
             pass
         return told
 
@@ -366,6 +372,14 @@ def secrets_of(options: Mapping[str, Any]) -> list[str]:
 
     walk(options)
     return sorted(found, key=len, reverse=True)
+
+
+def _data(answer: Versioned | None) -> Buffer | None:
+    return None if answer is None else answer.data
+
+
+def _all(answer: Versioned | None) -> Versioned | None:
+    return answer
 
 
 def _any_size(nbytes: int) -> None:

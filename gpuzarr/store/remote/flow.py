@@ -12,14 +12,13 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-
-from gpuzarr.store.base import Buffer
+from typing import Generic, TypeVar
 
 AHEAD_NBYTES = 256 << 20
 """Bytes of one stream that are asked for, or wait to be taken."""
 
-Ask = Callable[[int, threading.Event], Buffer | None]
-"""The answer to request i. The event is set when nobody wants it any more."""
+Asked = TypeVar("Asked")
+Answer = TypeVar("Answer")
 
 _waiters: tuple[int, ThreadPoolExecutor] | None = None
 _lock = threading.Lock()
@@ -46,22 +45,23 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_child)
 
 
-class Stream(Iterator[tuple[int, Buffer | None]]):
+class Stream(Generic[Asked, Answer], Iterator[tuple[int, Answer]]):
     """Answers in the order in which they come, each with the number of its request. Threads may share it. The
     first error ends it, and is raised once."""
 
     def __init__(
         self,
-        ask: Ask,
+        ask: Callable[[int, threading.Event], Asked],
         sizes: Sequence[int],
         window: int,
-        place: Callable[[int, Buffer], Buffer] | None = None,
+        put: Callable[[int, Asked], Answer],
     ) -> None:
-        """`sizes`: the bytes that each answer is expected to have. `window`: requests in flight at most.
-        `place` puts an answer where it belongs, on the thread that takes it."""
-        self._ask, self._sizes, self._window, self._place = ask, sizes, window, place
+        """`ask` gives the answer to request i; the event is set when nobody wants it any more. `sizes`: the
+        bytes that each answer is expected to have. `window`: requests in flight at most. `put` makes of an
+        answer what is given, on the thread that takes it."""
+        self._ask, self._sizes, self._window, self._put = ask, sizes, window, put
         self._next = self._flying = self._ahead = 0
-        self._ready: deque[tuple[int, Buffer | None]] = deque()
+        self._ready: deque[tuple[int, Asked]] = deque()
         self._error: BaseException | None = None
         self._stop = threading.Event()
         self._came = threading.Condition(threading.Lock())
@@ -80,11 +80,11 @@ class Stream(Iterator[tuple[int, Buffer | None]]):
             self._ahead += size
 
     def _one(self, i: int) -> None:
-        answer: Buffer | None = None
         error: BaseException | None = None
+        answers: list[tuple[int, Asked]] = []
         try:
             if not self._stop.is_set():
-                answer = self._ask(i, self._stop)
+                answers.append((i, self._ask(i, self._stop)))
         except BaseException as raised:
             error = raised
         with self._came:
@@ -93,10 +93,10 @@ class Stream(Iterator[tuple[int, Buffer | None]]):
                 self._error = error
                 self._end()
             elif not self._stop.is_set():
-                self._ready.append((i, answer))
+                self._ready += answers
             self._came.notify_all() if self._stop.is_set() else self._came.notify()
 
-    def __next__(self) -> tuple[int, Buffer | None]:
+    def __next__(self) -> tuple[int, Answer]:
         with self._came:
             while not self._ready:
                 if self._error is not None:
@@ -109,9 +109,7 @@ class Stream(Iterator[tuple[int, Buffer | None]]):
             i, answer = self._ready.popleft()
             self._ahead -= self._sizes[i]
             self._pump()
-        if answer is not None and self._place is not None:
-            answer = self._place(i, answer)
-        return i, answer
+        return i, self._put(i, answer)
 
     def _end(self) -> None:
         self._next = len(self._sizes)

@@ -25,6 +25,10 @@ Answer = TypeVar("Answer")
 Names = list[str]
 
 _STATUS = re.compile(r"status code: (\d{3})")
+_PREAMBLE = re.compile(r"^Generic \S+ error: (?:Error performing \w+ \S+ in \S+ - )?")
+_CAUSE = re.compile(
+    r'(?:message|error): "([^"]+)"|(?<=\n)\s+(InvalidMessage|UnknownIssuer|Invalid\w+|NotValid\w+)\(?'
+)
 _NOBODY = ("dns error", "error sending request", "connection refused", "tcp connect")
 _NO_RANGES = ("non-partial response", "Range request not supported")
 _OWN = "~"
@@ -205,7 +209,12 @@ class Obstore:
         return Again(said, slow=status in (429, 503), alive=not nobody)
 
     def _said(self, error: Exception) -> str:
-        return shown(error, self.secrets)
+        """The first line of what they say, without what every line begins with; and the cause, which stands
+        far below it."""
+        line = _PREAMBLE.sub("", shown(error, self.secrets))
+        causes = [one or other for one, other in _CAUSE.findall(str(error))]
+        causes = [cause for cause in causes if cause not in line]
+        return f"{line}: {shown(causes[-1], self.secrets)}" if causes else line
 
 
 def _version(meta: Any) -> str | None:

@@ -177,30 +177,36 @@ def _made_anew(wanted: _Wanted) -> Transport:
         ) from None
 
 
+def _place(wanted: _Wanted, said: Spoken) -> tuple[str, str | None, str]:
+    """What names a bucket or host, whoever asks and as whom."""
+    parts, environ = wanted.parts, os.environ
+    if wanted.scheme == "http":
+        return "http", None, f"{parts.scheme}://{parts.netloc}"
+    if wanted.scheme == "s3":
+        told = said.config.get("endpoint") or environ.get("AWS_ENDPOINT_URL_S3")
+        return "s3", told or environ.get("AWS_ENDPOINT_URL"), parts.netloc
+    if wanted.scheme == "gs":
+        return "gs", said.config.get("base_url"), parts.netloc
+    container, _, host = parts.netloc.partition("@")  # abfs://container@account.dfs.core.windows.net
+    account = host.partition(".")[0] or said.config.get("account_name")
+    return "az", account or environ.get("AZURE_STORAGE_ACCOUNT_NAME"), container
+
+
 def _obstore(wanted: _Wanted, said: Spoken) -> Transport:
     from gpuzarr.store.remote.obstore import Obstore, bucket, client, http
 
     _used_obstore.add(os.getpid())
-    scheme, parts, patience, secrets = wanted.scheme, wanted.parts, wanted.patience, wanted.secrets
-    options = client(patience, said.client)
+    scheme, parts, secrets = wanted.scheme, wanted.parts, wanted.secrets
+    options, place = client(wanted.patience, said.client), _place(wanted, said)
     if scheme == "http":
         query = f"/?{parts.query}" if parts.query else ""
-        at = f"{parts.scheme}://{parts.netloc}"
-        hidden = (*secrets, *([parts.query] if parts.query else []))
-        return Obstore(http(at + query, options), ("http", at), hidden, lists=False)
-    endpoint = (
-        said.config.get("endpoint")
-        or os.environ.get("AWS_ENDPOINT_URL_S3")
-        or os.environ.get("AWS_ENDPOINT_URL")
-    )
-    if scheme == "s3" and str(endpoint or "").startswith("http://"):
+        hidden = (*secrets, *filter(None, [parts.query]))
+        return Obstore(http(place[2] + query, options), place, hidden, lists=False)
+    if scheme == "s3" and str(place[1] or "").startswith("http://"):
         options["allow_http"] = True
-    name = parts.netloc
-    if scheme == "az" and "@" in name:  # abfs://container@account.dfs.core.windows.net
-        name, _, host = name.partition("@")
-        said.config.setdefault("account_name", host.partition(".")[0])
-    place = (scheme, endpoint if scheme == "s3" else said.config.get("account_name"), name)
-    return Obstore(bucket(scheme, name, said.config, options, said.provider), place, secrets)
+    if scheme == "az" and place[1]:
+        said.config.setdefault("account_name", place[1])
+    return Obstore(bucket(scheme, place[2], said.config, options, said.provider), place, secrets)
 
 
 def _fsspec(wanted: _Wanted) -> Transport:
@@ -220,7 +226,7 @@ def _fsspec(wanted: _Wanted) -> Transport:
         fs = kind(**given)
     except (TypeError, ValueError, OSError) as error:
         raise ArgumentError(f"cannot open {parts.scheme}://{parts.netloc}: {shown(error, secrets)}") from None
-    place = (scheme, "fsspec", parts.netloc)
+    place = _place(wanted, spoken(scheme, given))
     query = f"?{parts.query}" if scheme == "http" and parts.query else ""
     return Fsspec(fs, f"{parts.scheme}://{parts.netloc}/", place, (*secrets, *filter(None, [query])), query)
 

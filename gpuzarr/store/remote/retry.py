@@ -143,7 +143,8 @@ def persist(
             spent = time.monotonic() - began
             if n >= most or (again.most and odd >= again.most) or spent + wait > patience.deadline:
                 tried = f" (tried {n} times in {spent:.1f} s)" if n > 1 else ""
-                raise StoreError(f"cannot {what}: {again}{tried}") from None
+                hint = None if limit.answered else "nobody answers there: is the name of the host right?"
+                raise StoreError(f"cannot {what}: {again}{tried}", hint=hint) from None
         if stop is None:
             time.sleep(wait)
         elif stop.wait(wait):
