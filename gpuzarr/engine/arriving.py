@@ -5,6 +5,8 @@ Nobody waits for one bundle while another is there, and decoding hides what the 
 
 from __future__ import annotations
 
+import threading
+from collections import deque
 from collections.abc import Callable, Iterator
 from functools import partial
 
@@ -22,6 +24,8 @@ Land = Callable[[Rows, Iterator[Fetched]], None]
 
 _TOGETHER = 16384
 """Requests that are listed at once."""
+_PART_NBYTES = 128 << 10
+"""Encoded bytes that a thread takes of an answer, if it has several chunks."""
 
 
 def streams(source: Source, plan: Plan) -> bool:
@@ -56,12 +60,16 @@ def _take(rows: Rows, arriving: _Arriving, land: Land) -> None:
 
 
 class _Arriving:
-    """Rows with their bytes, as they are answered. Threads share it."""
+    """Rows with their bytes, as they are answered. Threads share it: an answer of many chunks is for all of
+    them. One thread waits for the next answer, the others for what it brings."""
 
     def __init__(self, rows: Rows, store: StreamingStore, stats: ReadStats, target: Target | None) -> None:
         self.rows, self.stats, self.target = rows, stats, target
         self.wanted: dict[int, memoryview] = {}
         self._answers: Iterator[tuple[int, Buffer | None]] = store.stream(rows.requests, self._place)
+        self._parts: deque[list[Fetched]] = deque()
+        self._waited_for = self._ended = False
+        self._came = threading.Condition(threading.Lock())
 
     def _place(self, i: int, nbytes: int) -> memoryview | None:
         self.rows.check_whole(i, nbytes)
@@ -74,21 +82,58 @@ class _Arriving:
 
     def __iter__(self) -> Iterator[Fetched]:
         """As `Rows.fetch` gives them."""
-        rows = self.rows
+        while part := self._next():
+            yield from part
+
+    def _next(self) -> list[Fetched]:
+        """Some rows that nobody has; none at the end."""
         while True:
+            with self._came:
+                while not self._parts and self._waited_for and not self._ended:
+                    self._came.wait()
+                if self._parts:
+                    return self._parts.popleft()
+                if self._ended:
+                    return []
+                self._waited_for = True
+            parts: list[list[Fetched]] = []
             try:
-                i, stored = next(self._answers)
-                view = rows.checked(i, stored)
-            except StopIteration:
-                return
-            except GpuzarrError as error:
-                rows.source.located(error)
-                raise
-            self.stats.add(requests=1, bytes_read=0 if view is None else view.nbytes)
-            yield from rows.chunks(i, view, self.wanted.pop(i, None))
+                parts = self._answer()
+            finally:
+                with self._came:
+                    self._parts += parts
+                    self._waited_for = False
+                    self._ended |= not parts
+                    self._came.notify_all()
+
+    def _answer(self) -> list[list[Fetched]]:
+        """The rows of the next answer, in parts; none at the end."""
+        rows = self.rows
+        try:
+            i, stored = next(self._answers)
+            view = rows.checked(i, stored)
+        except StopIteration:
+            return []
+        except GpuzarrError as error:
+            rows.source.located(error)
+            raise
+        self.stats.add(requests=1, bytes_read=0 if view is None else view.nbytes)
+        parts: list[list[Fetched]] = []
+        left = 0
+        for one in rows.chunks(i, view, self.wanted.pop(i, None)):
+            if left <= 0:
+                parts.append([])
+                left = _PART_NBYTES
+            parts[-1].append(one)
+            left -= 0 if one[2] is None else one[2].nbytes
+        return parts
 
     def close(self) -> None:
         """Nobody takes any more."""
+        with self._came:
+            self._ended = True
+            self._parts.clear()
+            self._came.notify_all()
         close = getattr(self._answers, "close", None)
         if close is not None:
             close()

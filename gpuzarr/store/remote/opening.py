@@ -16,6 +16,7 @@ from __future__ import annotations
 import hashlib
 import os
 import weakref
+from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
@@ -36,6 +37,8 @@ _OWN = (
 _EXTRAS = {"s3": "s3", "gs": "gcs", "az": "azure", "http": "http"}
 _open: weakref.WeakValueDictionary[str, Any] = weakref.WeakValueDictionary()
 """Transports in use, by what they were made from: stores of one bucket share connections."""
+_recent: deque[Any] = deque(maxlen=8)
+"""Those that were made last, and their connections: whoever opens one array after another finds them open."""
 
 
 def is_remote(url: str) -> bool:
@@ -114,6 +117,8 @@ def _transport(wanted: _Wanted) -> Transport:
     held = _open.get(key)
     if held is None:
         held = _open[key] = _Line(wanted)
+    if held not in _recent:
+        _recent.append(held)
     return cast(Transport, held)
 
 
