@@ -17,7 +17,7 @@ from gpuzarr.engine.source import ReadStats, Source
 from gpuzarr.engine.workers import run_all
 from gpuzarr.errors import GpuzarrError
 from gpuzarr.plan.table import Plan
-from gpuzarr.store.base import Buffer, StreamingStore
+from gpuzarr.store.base import Buffer, StreamingStore, streaming
 
 Land = Callable[[Rows, Iterator[Fetched]], None]
 """Decodes rows as they come, and puts them into their places. Runs on several threads at once."""
@@ -30,15 +30,15 @@ _PART_NBYTES = 128 << 10
 
 def streams(source: Source, plan: Plan) -> bool:
     """Whether a plan is read so."""
-    return plan.requests > 1 and isinstance(source.store, StreamingStore)
+    return plan.requests > 1 and streaming(source.store) is not None
 
 
 def read_arriving(
     source: Source, plan: Plan, stats: ReadStats, land: Land, target: Callable[[Rows], Target] | None = None
 ) -> None:
     """All requests of a plan. `target` gives for some rows where an encoded chunk may lie for good."""
-    store = source.store
-    assert isinstance(store, StreamingStore)
+    store = streaming(source.store)
+    assert store is not None
     for first in range(0, plan.requests, _TOGETHER):
         rows = Rows(source, plan, first, min(first + _TOGETHER, plan.requests))
         arriving = _Arriving(rows, store, stats, None if target is None else target(rows))

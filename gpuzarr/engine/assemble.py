@@ -30,7 +30,7 @@ from gpuzarr.engine.workers import run_all
 from gpuzarr.errors import ChangedError, ChunkError, GpuzarrError
 from gpuzarr.meta.model import ShardLevel
 from gpuzarr.plan.table import Int64s
-from gpuzarr.store.base import Buffer, ConditionalStore, Pieces, Request, WritableStore
+from gpuzarr.store.base import Buffer, Pieces, Request, WritableStore, conditional
 
 TRIES: Final = 50
 """How often an object is written again because others were quicker."""
@@ -146,8 +146,8 @@ class _Shard:
                     raise ChunkError(f"a shard of {nbytes} bytes, which could need {most}", chunk=self.key)
                 return memoryview(bytearray(nbytes))
 
-            if isinstance(self.store, ConditionalStore):
-                (found,) = update.source.fetch_versioned([Request(self.key)], ReadStats())
+            if conditional(self.store) is not None:
+                (found,) = update.source.fetch_versioned([Request(self.key)], ReadStats(), place)
                 self.partly, self.version = True, None if found is None else found.version
                 old = None if found is None else found.data
             else:
@@ -187,7 +187,8 @@ class _Shard:
             if self.root.old is not None and all(self.made[row] is self.held.get(row) for row in self.made):
                 self.release()  # nothing changed
                 return
-            pieces = self._pieces(self.root)
+            # Objects can be replaced under conditions, not deleted: an empty shard stays.
+            pieces = self._pieces(self.root, self.partly and self.version is not None)
             if self._put(pieces):
                 break
             self.held.clear()  # another has written it meanwhile
@@ -204,15 +205,17 @@ class _Shard:
         store = self.store
         with changing(store, [self.key]):
             if not pieces:
-                store.delete([self.key])
-            elif self.partly and isinstance(store, ConditionalStore):
-                return store.put_if([(self.key, pieces, self.version)])[0]
+                if not self.partly:  # else there was none
+                    store.delete([self.key])
+            elif self.partly and (under_conditions := conditional(store)) is not None:
+                return under_conditions.put_if([(self.key, pieces, self.version)])[0]
             else:
                 store.put([(self.key, pieces)])
         return True
 
-    def _pieces(self, node: _Node) -> Pieces:
-        """A shard with its new chunks, in the order of its index; nothing if it has no chunk at all."""
+    def _pieces(self, node: _Node, keep: bool = False) -> Pieces:
+        """A shard with its new chunks, in the order of its index; nothing if it has no chunk at all, unless
+        it is to be kept."""
         sizes = node.table[:, 1].copy()
         new: dict[int, Pieces] = {}
         for place, below in node.below.items():
@@ -224,7 +227,7 @@ class _Shard:
             nbytes = sum(memoryview(piece).nbytes for piece in new[place])
             sizes[place] = nbytes if new[place] else ABSENT
         present = sizes != ABSENT
-        if not present.any():
+        if not present.any() and not keep:
             return []
         index_nbytes = node.level.index.nbytes(node.counts)
         start = np.cumsum(np.where(present, sizes, 0)) - np.where(present, sizes, 0)

@@ -183,6 +183,7 @@ class Direct:
                 ],
                 gds.read,
             )
+            self._unchanged(layout)
         except GpuzarrError:
             self.how = ""
             slot.drop()
@@ -190,6 +191,14 @@ class Direct:
         nbytes = int(layout.nbytes.sum())
         self.loader.stats.add(requests=last - first, bytes_read=nbytes, bytes_direct=nbytes)
         return self._found(layout)
+
+    def _unchanged(self, layout: _Layout) -> None:
+        """The device opened files by their names, which may be those of others by now."""
+        store = self.loader.source.store
+        assert isinstance(store, LocalStore)
+        for key, version in {(one.key, one.version) for one in layout.rows.requests}:
+            if version is not None and store.file(key, version) is None:
+                raise StoreError(f"{key} has changed")
 
     def _found(self, layout: _Layout) -> Crossing:
         """The rows as columns, with the same checks as of those that cross."""

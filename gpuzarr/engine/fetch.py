@@ -7,7 +7,7 @@ from itertools import pairwise
 
 from gpuzarr import config
 from gpuzarr.engine.source import MODEST_NBYTES, ReadStats, Source
-from gpuzarr.errors import ChunkError, GpuzarrError
+from gpuzarr.errors import ChangedError, ChunkError, GpuzarrError
 from gpuzarr.plan.table import ABSENT, WHOLE, Plan
 from gpuzarr.store.base import Buffer, Request
 
@@ -86,6 +86,8 @@ class Rows:
         request = self.requests[i]
         if request.nbytes is None:
             self.check_whole(i, 0 if stored is None else len(stored))
+        elif stored is None and request.version is not None:
+            raise ChangedError("it was deleted while it was read", chunk=request.key)
         elif stored is None:
             raise self._lost(request, "it vanished while it was read")
         elif len(stored) != request.nbytes:

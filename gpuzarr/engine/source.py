@@ -13,7 +13,7 @@ from gpuzarr.errors import ChangedError, ChunkError, GpuzarrError
 from gpuzarr.meta.dialect import join, where
 from gpuzarr.meta.model import ArrayMeta
 from gpuzarr.plan.shards import IndexCache, Shards
-from gpuzarr.store.base import Buffer, Place, Request, Store, Versioned, VersionedStore, place_of
+from gpuzarr.store.base import Buffer, Place, Request, Store, Versioned, place_of, versioned
 
 Result = TypeVar("Result")
 
@@ -97,12 +97,15 @@ class Source:
         stats.add(requests=len(requests), bytes_read=nbytes)
         return found
 
-    def fetch_versioned(self, requests: Sequence[Request], stats: ReadStats) -> list[Versioned | None]:
+    def fetch_versioned(
+        self, requests: Sequence[Request], stats: ReadStats, place: Place | None = None
+    ) -> list[Versioned | None]:
         """The same with the objects' versions, where the store knows them."""
-        if not isinstance(self.store, VersionedStore):
-            found = self.fetch(requests, stats)
+        store = versioned(self.store)
+        if store is None:
+            found = self.fetch(requests, stats, place)
             return [None if one is None else Versioned(one, None) for one in found]
-        answers = self.store.get_versioned(requests)
+        answers = store.get_versioned(requests, None, place)
         nbytes = sum(len(one.data) for one in answers if one is not None and one.data is not None)
         stats.add(requests=len(requests), bytes_read=nbytes)
         return answers

@@ -93,6 +93,13 @@ class Update(ABC):
         """The codecs of a row's chunk."""
         return self.meta.chain(self.plan.shapes[self.plan.shape[row]])
 
+    def blank(self, row: int) -> Buffer:
+        """A row's chunk, encoded, that holds the fill value alone."""
+        spec = self.chain(row).spec
+        chunk = np.empty(spec.shape, spec.dtype)
+        chunk[...] = self.fill
+        return encoded(self.chain(row), chunk, False)
+
     def covers(self, row: int) -> bool:
         """Whether a row's piece is its whole chunk."""
         return bool(self.whole[row]) and self._inside(row) == self.plan.shapes[self.plan.shape[row]]

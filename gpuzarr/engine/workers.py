@@ -59,7 +59,8 @@ def run_all(tasks: list[Callable[[], None]]) -> None:
     try:
         work()
         for future in futures:
-            future.result()
+            if not future.cancel():  # those that have not begun have nothing left to do
+                future.result()
     except BaseException as error:  # Ctrl-C while waiting
         failed.append(error)
         for future in futures:

@@ -31,7 +31,7 @@ from gpuzarr.engine.values import flat_values
 from gpuzarr.engine.workers import run_all
 from gpuzarr.errors import ChangedError, GpuzarrError, LimitError, ReadOnlyError
 from gpuzarr.selection import Selection
-from gpuzarr.store.base import Buffer, ConditionalStore, Pieces, Request, WritableStore
+from gpuzarr.store.base import Buffer, Pieces, Request, WritableStore, conditional
 
 __all__ = ["WriteStats", "writable", "write"]
 
@@ -131,20 +131,23 @@ def _stored(update: Update, store: WritableStore, rows: list[int], keys: dict[in
         source.check_encoded(nbytes, plan.shapes[plan.shape[partly[i]]], requests[i].key)
         return memoryview(bytearray(nbytes))
 
-    conditional = store if isinstance(store, ConditionalStore) else None
+    under_conditions = conditional(store)
     versions: dict[int, str | None] = {}
     if not requests:
         old: dict[int, Buffer | None] = {}
-    elif conditional is None:
+    elif under_conditions is None:
         old = dict(zip(partly, source.fetch(requests, ReadStats(), place), strict=True))
     else:
-        found = dict(zip(partly, source.fetch_versioned(requests, ReadStats()), strict=True))
+        found = dict(zip(partly, source.fetch_versioned(requests, ReadStats(), place), strict=True))
         old = {row: None if one is None else one.data for row, one in found.items()}
         versions = {row: None if one is None else one.version for row, one in found.items()}
     put: dict[int, Buffer | Pieces] = {}
     gone: list[str] = []
     for row, stored in update.encode(rows, old).items():
-        if stored is None:
+        if stored is None and row in versions:
+            if versions[row] is not None:  # objects can be replaced under conditions, not deleted
+                put[row] = update.blank(row)
+        elif stored is None:
             gone.append(keys[row])
         elif stored is not old.get(row):
             put[row] = stored
@@ -154,8 +157,8 @@ def _stored(update: Update, store: WritableStore, rows: list[int], keys: dict[in
         if plain:
             store.put(plain)
         asked = [row for row in put if row in versions]
-        if asked and conditional is not None:
-            told = conditional.put_if([(keys[row], put[row], versions[row]) for row in asked])
+        if asked and under_conditions is not None:
+            told = under_conditions.put_if([(keys[row], put[row], versions[row]) for row in asked])
             lost = [row for row, done in zip(asked, told, strict=True) if not done]
         if gone:
             store.delete(gone)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, cast, runtime_checkable
 
 from gpuzarr.errors import StoreError
 
@@ -124,7 +124,10 @@ class VersionedStore(Store, Protocol):
     kept, is all of one."""
 
     def get_versioned(
-        self, requests: Sequence[Request], unless: Sequence[str | None] | None = None
+        self,
+        requests: Sequence[Request],
+        unless: Sequence[str | None] | None = None,
+        place: Place | None = None,
     ) -> list[Versioned | None]:
         """As `get_ranges`, with the versions. Of an object that is still the version `unless[i]` no bytes
         come."""
@@ -153,6 +156,32 @@ class ConditionalStore(WritableStore, VersionedStore, Protocol):
         """Store each if its object still is of that version, or with None if there still is none; and whether
         it was."""
         ...
+
+
+_KNOWN: dict[tuple[type, type], bool] = {}
+
+
+def streaming(store: Store) -> StreamingStore | None:
+    """The store if it is one that streams. Protocols take ten microseconds to look at: once for each
+    class."""
+    return cast(StreamingStore, store) if _is(store, StreamingStore) else None
+
+
+def versioned(store: Store) -> VersionedStore | None:
+    """The store if it knows versions."""
+    return cast(VersionedStore, store) if _is(store, VersionedStore) else None
+
+
+def conditional(store: Store) -> ConditionalStore | None:
+    """The store if it puts under conditions."""
+    return cast(ConditionalStore, store) if _is(store, ConditionalStore) else None
+
+
+def _is(store: Store, protocol: type) -> bool:
+    known = _KNOWN.get((type(store), protocol))
+    if known is None:
+        known = _KNOWN[type(store), protocol] = isinstance(store, protocol)
+    return known
 
 
 def clean_key(key: str) -> str:

@@ -63,14 +63,17 @@ class LocalStore:
         return [found for found, _ in self._ranges(requests, place, None)]
 
     def get_versioned(
-        self, requests: Sequence[Request], unless: Sequence[str | None] | None = None
+        self,
+        requests: Sequence[Request],
+        unless: Sequence[str | None] | None = None,
+        place: Place | None = None,
     ) -> list[Versioned | None]:
         """The same with versions: a file that is put in another's place has another number, or time, or
         size."""
         known = unless or [None] * len(requests)
         return [
             None if version is None else Versioned(found, version)
-            for found, version in self._ranges(requests, None, known)
+            for found, version in self._ranges(requests, place, known)
         ]
 
     def _ranges(

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
-from gpuzarr.errors import ArgumentError, MissingDependencyError, NotFoundError, StoreError
+from gpuzarr.errors import ArgumentError, GpuzarrError, MissingDependencyError, NotFoundError, StoreError
 from gpuzarr.store.base import Store
 from gpuzarr.store.local import LocalStore
 from gpuzarr.store.memory import MappingStore
@@ -92,28 +92,37 @@ def _local(path: str, options: dict[str, Any], create: bool) -> Store:
 
 
 def _remote(url: str, options: dict[str, Any]) -> Store:
-    from gpuzarr.store.remote import is_remote, open_remote
+    from gpuzarr.store.remote import is_remote, open_remote, secrets_of, shown
+    from gpuzarr.store.remote.opening import _OWN
 
-    if is_remote(url) and not url.split("?")[0].lower().endswith(".zip"):
-        return open_remote(url, options)
+    if is_remote(url):
+        if not url.split("?")[0].lower().endswith(".zip"):
+            return open_remote(url, options)
+        options = {name: value for name, value in options.items() if name not in _OWN}  # fsspec reads it
     import fsspec
 
     from gpuzarr.store.fsspec import FsspecStore
 
     protocol = url.split("::")[0].split("://", 1)[0]
-    shown = url.split("?")[0]  # what follows may be a signature
+    bare = shown(url.split("?")[0])  # what follows may be a signature
+    failure: Exception
     try:
         fs, root = fsspec.core.url_to_fs(url, **options)
+        if not root.lower().endswith(".zip"):
+            return FsspecStore(fs, root.rstrip("/"), bare.rstrip("/"))
+        from gpuzarr.store.zip import ZipStore
+
+        return ZipStore(partial(fs.open, root, "rb"), bare)
+    except GpuzarrError:
+        raise
     except ImportError as error:
         extra = _EXTRAS.get(protocol)
         hint = f'pip install "gpuzarr[{extra}]"' if extra else f"install what fsspec needs for {protocol}"
-        raise MissingDependencyError(
-            f"{shown} needs a package that is missing: {error}", hint=hint
-        ) from error
-    except (ValueError, OSError) as error:
-        raise StoreError(f"cannot open {shown}: {error}") from error
-    if root.lower().endswith(".zip"):
-        from gpuzarr.store.zip import ZipStore
-
-        return ZipStore(partial(fs.open, root, "rb"), shown)
-    return FsspecStore(fs, root.rstrip("/"), shown.rstrip("/"))
+        failure = MissingDependencyError(f"{bare} needs a package that is missing: {error}", hint=hint)
+    except TypeError as error:
+        said = shown(error, secrets_of(options))
+        failure = ArgumentError(f"cannot open {bare}: {said}", hint="is a storage option wrong?")
+    except Exception as error:  # as many kinds as there are file systems
+        said = shown(error, secrets_of(options)) or type(error).__name__
+        failure = StoreError(f"cannot open {bare}: {said}")
+    raise failure  # outside of the handler of theirs, whose text may hold a credential

@@ -208,11 +208,16 @@ def test_writers_of_one_chunk_lose_nothing(ranges: RangeServer, shards: tuple[in
             zarr.open_array(target, mode="r+", storage_options=theirs)[4:8] = 5
         return put(path, value, version)
 
-    slow = Beside(store.transport, beaten_once)
-    mine = gpuzarr.open_array(replace(store, transport=slow), mode="r+", device="cpu")
-    mine[0:4] = 4
-    assert len(beaten) == 1
-    assert mine[...].tolist() == [4] * 4 + [5] * 4 + [1] * 8
+    for value in (4, 0):  # 0: what is written in part, and is fill values then, stays
+        beaten.clear()
+        slow = Beside(store.transport, beaten_once)
+        mine = gpuzarr.open_array(replace(store, transport=slow), mode="r+", device="cpu")
+        mine[0:4] = value
+        assert len(beaten) == 1
+        assert mine[...].tolist() == [value] * 4 + [5] * 4 + [1] * 8
+        mine[4:16] = 0
+        mine[0:4] = 0
+        mine[0:16] = 1
     with pytest.raises(ArgumentError, match="there is something"):
         gpuzarr.create_array(target, shape=1, dtype="i4", storage_options=options)
 

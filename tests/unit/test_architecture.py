@@ -36,7 +36,7 @@ OPTIONAL_ROOMS = {
     "kvikio": {"store/gds.py"},
     "zarr": {"integrations/zarr_python.py", "store/zarr_store.py", "cli"},
     "fsspec": {"store/fsspec.py", "store/urls.py", "store/remote/fsspec.py", "store/remote/opening.py"},
-    "obstore": {"store/remote/obstore.py", "store/remote/options.py"},
+    "obstore": {"store/remote/obstore.py", "store/remote/options.py", "store/remote/said.py"},
     "pyarrow": {"store/references/records.py"},
     "icechunk": set(),
     "ml_dtypes": {"meta/dtypes.py"},

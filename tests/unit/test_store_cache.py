@@ -75,7 +75,10 @@ class Server:
         return Versioned(MappingStore({"k": value}).get_ranges([request._replace(key="k")])[0], version)
 
     def get_versioned(
-        self, requests: Sequence[Request], unless: Sequence[str | None] | None = None
+        self,
+        requests: Sequence[Request],
+        unless: Sequence[str | None] | None = None,
+        place: Place | None = None,
     ) -> list[Versioned | None]:
         self.calls += 1
         return [self.one(*pair) for pair in zip(requests, unless or [None] * len(requests), strict=True)]

@@ -196,11 +196,14 @@ class _Versioned(CachedStore):
     """Before a store that knows versions."""
 
     def get_versioned(
-        self, requests: Sequence[Request], unless: Sequence[str | None] | None = None
+        self,
+        requests: Sequence[Request],
+        unless: Sequence[str | None] | None = None,
+        place: Place | None = None,
     ) -> list[Versioned | None]:
         """As `get_ranges`, with the versions."""
         found: list[Versioned | None] = [None] * len(requests)
-        for i, answer in Answers(self, requests, unless, at_once=True, versions=True):
+        for i, answer in Answers(self, requests, unless, place, at_once=True, versions=True):
             found[i] = answer
         return found
 

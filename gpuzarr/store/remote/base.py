@@ -11,16 +11,15 @@ says wrongly, or not to the end, is asked again.
 from __future__ import annotations
 
 import math
-import re
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
-from gpuzarr.errors import ChangedError, ForbiddenError, StoreError
+from gpuzarr.errors import ChangedError, StoreError
 from gpuzarr.store.base import (
     Buffer,
     Pieces,
@@ -30,85 +29,28 @@ from gpuzarr.store.base import (
     Traits,
     Versioned,
     clean_key,
-    joined,
 )
-from gpuzarr.store.remote.flow import MOST, Stream
+from gpuzarr.store.remote.flow import MOST, Stream, finished
 from gpuzarr.store.remote.retry import PATIENCE, Again, Limit, Patience, persist
+from gpuzarr.store.remote.transport import (
+    DeniedError,
+    Got,
+    OutOfRange,
+    Room,
+    Transport,
+    Unchanged,
+    is_strong,
+    secrets_of,
+    shown,
+)
 
 REMOTE = Traits(concurrency=64, coalesce_gap=1 << 20, request_nbytes=16 << 20)
 """A round trip costs as much as moving about a megabyte, while nobody has measured it."""
 _BANDWIDTH = 64 << 20
 """Bytes a second that one connection to an object store gives."""
 _GAPS = 1 << 18, 1 << 23
-_UNKNOWN_NBYTES = 1 << 20
-"""What an object of unknown size is taken for, where answers in flight are counted."""
 
 Answer = TypeVar("Answer")
-Room = Callable[[int], object]
-"""Told how many bytes are to come, before they do; it may raise, if they are too many."""
-
-
-class Got(NamedTuple):
-    """An answer of a server."""
-
-    data: Buffer
-    version: str | None
-    """The ETag."""
-    start: int
-    """Where in the object the bytes begin, as the server says."""
-    total: int | None
-    """Bytes of the whole object, if the server says so."""
-
-
-class Unchanged(Exception):
-    """The object is still the version that the caller has."""
-
-
-class OutOfRange(Exception):
-    """The range begins behind the object's end."""
-
-
-class Transport(Protocol):
-    """One request at a time, from any thread, tried once. Failures that may pass are `Again`; others
-    ForbiddenError, ChangedError or StoreError, whose texts hold no credentials. Paths are relative to the
-    host or bucket."""
-
-    @property
-    def place(self) -> object:
-        """Names the host or bucket, whatever the way there."""
-        ...
-
-    def get(
-        self, path: str, start: int, nbytes: int | None, version: str | None, unless: str | None, room: Room
-    ) -> Got | None:
-        """Bytes of an object, with ranges as in `Request` but for empty ones; None where there is none.
-        Raises Unchanged if it is the version `unless`, OutOfRange."""
-        ...
-
-    def size(self, path: str) -> int | None:
-        """Bytes of an object; None where there is none."""
-        ...
-
-    def put(self, path: str, value: Buffer | Pieces) -> None:
-        """Store an object whole or not at all."""
-        ...
-
-    def put_if(self, path: str, value: Buffer | Pieces, version: str | None) -> bool:
-        """The same if the object is still that version, or with None if there is none; False if not. True
-        also where the server, or the way there, knows no conditions."""
-        ...
-
-    def delete(self, paths: Sequence[str]) -> None:
-        """Remove objects; those that are not there are no error."""
-        ...
-
-    def list(self, prefix: str) -> Iterator[str]:
-        """Every path that begins with `prefix`, which ends at a `/` or is empty."""
-        ...
-
-    def list_dir(self, prefix: str) -> Iterator[str]:
-        """The names right below."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,16 +93,19 @@ class RemoteStore:
     def get_ranges(self, requests: Sequence[Request], place: Place | None = None) -> list[Buffer | None]:
         """All in flight at once. `place` is called from other threads, one call at a time."""
         found: list[Buffer | None] = [None] * len(requests)
-        for i, answer in self.stream(requests, place):
+        for i, answer in finished(self.stream(requests, place)):
             found[i] = answer
         return found
 
     def get_versioned(
-        self, requests: Sequence[Request], unless: Sequence[str | None] | None = None
+        self,
+        requests: Sequence[Request],
+        unless: Sequence[str | None] | None = None,
+        place: Place | None = None,
     ) -> list[Versioned | None]:
         """The same with ETags, and with `If-None-Match` for those of `unless`."""
         found: list[Versioned | None] = [None] * len(requests)
-        for i, answer in self.stream_versioned(requests, unless):
+        for i, answer in finished(self.stream_versioned(requests, unless, place)):
             found[i] = answer
         return found
 
@@ -190,18 +135,24 @@ class RemoteStore:
         for request in requests:
             clean_key(request.key)
         places: dict[int, memoryview | None] = {}
-        alone = threading.Lock()
+        placing = threading.Lock()
 
-        def room(i: int, nbytes: int) -> None:
-            assert place is not None
-            with alone:
+        streams: list[Stream[Any, Any]] = []
+
+        def room(i: int, stop: threading.Event, nbytes: int) -> None:
+            if streams and requests[i].nbytes is None:
+                streams[0].admit(i, nbytes)
+            if place is None:
+                return
+            with placing:
                 held = places.get(i)
-                if held is None or held.nbytes != nbytes:  # else it is another try
+                # A caller who has gone has no memory for it; and the one that another try had will do.
+                if not stop.is_set() and (held is None or held.nbytes != nbytes):
                     places[i] = place(i, nbytes)
 
         def ask(i: int, stop: threading.Event) -> Versioned | None:
             known = unless[i] if unless else None
-            return self._answer(requests[i], known, _any_size if place is None else partial(room, i), stop)
+            return self._answer(requests[i], known, partial(room, i, stop), stop)
 
         def put(i: int, answer: Versioned | None) -> Answer:
             into = places.pop(i, None)
@@ -211,10 +162,12 @@ class RemoteStore:
             np.frombuffer(into, np.uint8)[:] = np.frombuffer(answer.data, np.uint8)
             return give(Versioned(into, answer.version))
 
-        if len(requests) == 1:  # no other thread has to wait for it
+        # No other thread has to wait for a single one; but Ctrl-C reaches the main thread only where it
+        # waits.
+        if len(requests) == 1 and threading.current_thread() is not threading.main_thread():
             return iter([(0, put(0, ask(0, threading.Event())))])
-        sizes = [_UNKNOWN_NBYTES if request.nbytes is None else request.nbytes for request in requests]
-        return Stream(ask, sizes, self.limit.most, put)
+        sizes = [request.nbytes for request in requests]
+        return Stream(ask, sizes, self.limit.waiters, put, placing, streams.append)
 
     def _answer(
         self, request: Request, unless: str | None, room: Room, stop: threading.Event
@@ -230,14 +183,13 @@ class RemoteStore:
         except Unchanged:
             return Versioned(None, unless)
         except OutOfRange:
+            if request.version is not None and not is_strong(request.version):
+                raise ChangedError(f"{request.key} was replaced while it was read") from None
             return _EMPTY
-        except ForbiddenError as error:
+        except DeniedError as error:
             if self.missing_on_403:
                 return None
-            error.hint = error.hint or (
-                "a bucket that may not be listed says so of objects that are missing too: "
-                'storage_options={"missing_on_403": True} takes them for missing'
-            )
+            error.hint = error.hint or _DENIED
             raise
         if got is None:
             return None
@@ -281,10 +233,11 @@ class RemoteStore:
         """Whether a HEAD request finds it."""
         try:
             found = self._do(f"look for {key}", self.transport.size, self.prefix + clean_key(key))
-        except ForbiddenError:
-            if not self.missing_on_403:
-                raise
-            return False
+        except DeniedError as error:
+            if self.missing_on_403:
+                return False
+            error.hint = error.hint or _DENIED
+            raise
         return found is not None
 
     def list(self, prefix: str = "") -> Iterator[str]:
@@ -321,12 +274,20 @@ class BucketStore(RemoteStore):
             except StoreError as error:
                 raise error.located(chunk=key) from None
 
-        sizes = []
+        sizes: list[int | None] = []
         for _, key, value in objects:
             clean_key(key)
-            sizes.append(sum(map(len, value)) if isinstance(value, list) else len(value))
-        for _ in Stream(ask, sizes, self.limit.most, lambda i, answer: None):
-            pass
+            sizes.append(
+                sum(memoryview(one).nbytes for one in (value if isinstance(value, list) else [value]))
+            )
+        stream = Stream(ask, sizes, self.limit.waiters, lambda i, answer: None)
+        try:
+            for _ in stream:
+                pass
+        finally:
+            # What is lent is not given back, nor is the turn at an object, before the last has landed.
+            stream.close()
+            stream.drained()
         return told
 
     def delete(self, keys: Sequence[str]) -> None:
@@ -342,36 +303,10 @@ class BucketStore(RemoteStore):
 
 
 _EMPTY = Versioned(b"", None)
-_QUERY = re.compile(r"\?[^\s\"'<>|)]*")
-_USER = re.compile(r"://[^\s/@]+@")
-
-
-def shown(text: object, secrets: Sequence[str] = ()) -> str:
-    """A server's or library's words without credentials: no query of a URL, where signatures are, no password
-    before a host, nothing that the caller gave as a secret."""
-    line = str(text).strip().split("\n", 1)[0]
-    line = _USER.sub("://", _QUERY.sub("", line))
-    for secret in secrets:
-        line = line.replace(secret, "***")
-    return line
-
-
-def secrets_of(options: Mapping[str, Any]) -> list[str]:
-    """Every text in storage options that could be a credential, longest first."""
-    found: set[str] = set()
-
-    def walk(value: Any) -> None:
-        if isinstance(value, str) and len(value) >= 6 and "://" not in value:
-            found.add(value)
-        elif isinstance(value, Mapping):
-            for one in value.values():
-                walk(one)
-        elif isinstance(value, (list, tuple)):
-            for one in value:
-                walk(one)
-
-    walk(options)
-    return sorted(found, key=len, reverse=True)
+_DENIED = (
+    "a bucket that may not be listed says so of objects that are missing too: "
+    'storage_options={"missing_on_403": True} takes them for missing'
+)
 
 
 def _data(answer: Versioned | None) -> Buffer | None:
@@ -382,18 +317,17 @@ def _all(answer: Versioned | None) -> Versioned | None:
     return answer
 
 
-def _any_size(nbytes: int) -> None:
-    """Nobody minds."""
-
-
 __all__ = [
     "Again",
+    "BucketStore",
+    "DeniedError",
     "Got",
     "OutOfRange",
     "RemoteStore",
+    "Room",
     "Transport",
     "Unchanged",
-    "joined",
+    "is_strong",
     "secrets_of",
     "shown",
 ]

@@ -4,9 +4,9 @@ crate object_store, which waits without Python. Retries are not its own here: `r
 
 from __future__ import annotations
 
-import re
+import os
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import partial
 from typing import Any, TypeVar, cast
@@ -15,24 +15,19 @@ import obstore
 from obstore import exceptions as theirs
 from obstore.store import AzureStore, GCSStore, HTTPStore, S3Store
 
-from gpuzarr.errors import ArgumentError, ChangedError, ForbiddenError, ReadOnlyError, StoreError
+from gpuzarr.errors import ArgumentError, ChangedError, ReadOnlyError, StoreError
 from gpuzarr.store.base import Buffer, Pieces, joined
-from gpuzarr.store.remote.base import Again, Got, OutOfRange, Room, Unchanged, shown
-from gpuzarr.store.remote.html_index import names_in
+from gpuzarr.store.remote.html_index import names_in, walk
 from gpuzarr.store.remote.retry import Patience
+from gpuzarr.store.remote.said import failure
+from gpuzarr.store.remote.transport import Got, OutOfRange, Room, is_strong, shown
 
 Answer = TypeVar("Answer")
 Names = list[str]
 
-_STATUS = re.compile(r"status code: (\d{3})")
-_PREAMBLE = re.compile(r"^Generic \S+ error: (?:Error performing \w+ \S+ in \S+ - )?")
-_CAUSE = re.compile(
-    r'(?:message|error): "([^"]+)"|(?<=\n)\s+(InvalidMessage|UnknownIssuer|Invalid\w+|NotValid\w+)\(?'
-)
-_NOBODY = ("dns error", "error sending request", "connection refused", "tcp connect")
-_NO_RANGES = ("non-partial response", "Range request not supported")
 _OWN = "~"
 """What versions begin with that are no ETags."""
+_GENERATION = "\n"
 _PART_NBYTES = 8 << 20
 """Of an upload in parts, which S3 takes from 5 MiB on and up to 10,000 of."""
 
@@ -45,6 +40,10 @@ class Obstore:
     place: object
     secrets: tuple[str, ...] = ()
     lists: bool = True
+    made_in: int = field(default_factory=os.getpid)
+    """The process whose threads wait."""
+    _odd: set[str] = field(default_factory=set, repr=False, compare=False)
+    """What this server turned out not to know."""
 
     def __repr__(self) -> str:
         return f"Obstore({self.place})"
@@ -68,19 +67,28 @@ class Obstore:
             options["range"] = (start, start + nbytes)
         elif start:
             options["range"] = {"offset": start}
-        if version is not None and _is_strong(version):
-            options["if_match"] = version
+        if version is not None and is_strong(version):
+            options["if_match"] = _etag(version)
         if unless is not None and not unless.startswith(_OWN):
-            options["if_none_match"] = unless
+            options["if_none_match"] = _etag(unless)
 
         def send() -> Got:
             result = obstore.get(self.store, path, options=cast(Any, options))
             first, end = result.range
             room(end - first)
             meta = result.meta
-            return Got(memoryview(result.bytes()), _version(meta), first, meta["size"])
+            # A body may be longer than its head says. As a stream, no more is taken than by one piece.
+            data = next(iter(result.stream(min_chunk_size=end - first + 1)), b"")
+            return Got(memoryview(data), self._version(meta), first, meta["size"])
 
         return self._told(send, path)
+
+    def _version(self, meta: Any) -> str:
+        """The ETag; without one what else changes when an object does. Google wants the generation, too."""
+        told: str | None = meta["e_tag"]
+        if told and isinstance(self.store, GCSStore) and meta["version"]:
+            return f"{told}{_GENERATION}{meta['version']}"
+        return told or f"{_OWN}{meta['last_modified'].timestamp():.6f} {meta['size']}"
 
     def size(self, path: str) -> int | None:
         """One HEAD."""
@@ -93,13 +101,23 @@ class Obstore:
 
     def put_if(self, path: str, value: Buffer | Pieces, version: str | None) -> bool:
         """One PUT with a condition, of any size."""
-        mode: Any = "create" if version is None else {"e_tag": version}
-        if version is not None and not _is_strong(version):
+        mode: Any = "create"
+        if "conditions" in self._odd or (version is not None and not is_strong(version)):
             mode = "overwrite"
+        elif version is not None:
+            etag, _, generation = version.partition(_GENERATION)
+            mode = {"e_tag": etag, "version": generation} if generation else {"e_tag": etag}
+            if isinstance(self.store, GCSStore) and not generation:
+                mode = "overwrite"
         try:
             self._put(path, value, mode=mode, use_multipart=False)
-        except (ChangedError, Unchanged):
+        except ChangedError:
             return False
+        except ReadOnlyError:
+            if mode == "overwrite":
+                raise
+            self._put(path, value, use_multipart=False)
+            self._odd.add("conditions")  # others of this kind take no conditions either
         return True
 
     def _put(self, path: str, value: Buffer | Pieces, **options: Any) -> None:
@@ -113,16 +131,15 @@ class Obstore:
     def delete(self, paths: Sequence[str]) -> None:
         """A thousand at once on S3."""
         if isinstance(self.store, S3Store):
-            self._told(lambda: obstore.delete(self.store, list(paths)), paths[0], write=True)
+            self._told(lambda: obstore.delete(self.store, list(paths)), paths[0])
             return
         for path in paths:
-            self._told(partial(obstore.delete, self.store, path), path, write=True)
+            self._told(partial(obstore.delete, self.store, path), path)
 
     def list(self, prefix: str) -> Iterator[str]:
         """A thousand a request; of an HTTP server, page by page."""
         if not self.lists:
-            for name in self._page(prefix):
-                yield from self.list(prefix + name) if name.endswith("/") else [prefix + name]
+            yield from walk(self._page, prefix)
             return
 
         def all_pages() -> Names:
@@ -161,71 +178,22 @@ class Obstore:
 
     def _told(self, send: Callable[[], Answer], path: str, write: bool = False) -> Answer | None:
         """An answer, None for what is not there; failures in our words."""
+        if self.made_in != os.getpid():
+            raise StoreError(
+                "obstore's threads are not in a forked process",
+                hint='start processes with "spawn", or open the store there',
+            )
         try:
             return send()
-        except FileNotFoundError as error:
-            if write:
-                raise ChangedError(f"{path} is gone: {self._said(error)}") from None
+        except (FileNotFoundError, theirs.BaseError) as error:
+            failed = failure(error, path, self.secrets, write)
+        if failed is None:
             return None
-        except theirs.NotModifiedError:
-            raise Unchanged from None
-        except theirs.PreconditionError:
-            raise ChangedError(f"{path} was replaced while it was read", hint="read it again") from None
-        except theirs.AlreadyExistsError:
-            raise ChangedError(f"{path} is there already") from None
-        except (theirs.PermissionDeniedError, theirs.UnauthenticatedError) as error:
-            raise self._forbidden(error, path) from None
-        except theirs.InvalidPathError as error:
-            raise StoreError(f"{path!r} cannot be a key there: {self._said(error)}") from None
-        except theirs.BaseError as error:
-            raise self._failure(error, path, write) from None
-
-    def _forbidden(self, error: Exception, path: str) -> ForbiddenError:
-        said, hint = self._said(error), None
-        if isinstance(error, theirs.UnauthenticatedError):
-            hint = "give credentials in storage_options"
-        return ForbiddenError(f"may not read {path}: {said}", chunk=path, hint=hint)
-
-    def _failure(self, error: Exception, path: str, write: bool) -> Exception:
-        said = self._said(error)
-        status = int(found[1]) if (found := _STATUS.search(said)) else None
-        if status == 416:
-            return OutOfRange()
-        if status in (405, 501) and write:
-            return ReadOnlyError(f"the server does not take {path}: {said}")
-        if "region" in said and "redirect" in said.lower():
-            return StoreError(
-                f"{path}: {said}", hint='name the bucket\'s region: storage_options={"region": "…"}'
-            )
-        if "credential" in said.lower() or "169.254.169.254" in said or "metadata token" in said:
-            return ForbiddenError(
-                f"no credentials for {path}: {said}", hint='storage_options={"anon": True} for public data'
-            )
-        if any(one in said for one in _NO_RANGES):
-            return Again(f"{said}: it gave all of {path} instead of a part", most=4)
-        if status is not None and 400 <= status < 500 and status not in (408, 425, 429):
-            return StoreError(f"{path}: {said}")
-        nobody = status is None and any(one in said for one in _NOBODY)
-        return Again(said, slow=status in (429, 503), alive=not nobody)
-
-    def _said(self, error: Exception) -> str:
-        """The first line of what they say, without what every line begins with; and the cause, which stands
-        far below it."""
-        line = _PREAMBLE.sub("", shown(error, self.secrets))
-        causes = [one or other for one, other in _CAUSE.findall(str(error))]
-        causes = [cause for cause in causes if cause not in line]
-        return f"{line}: {shown(causes[-1], self.secrets)}" if causes else line
+        raise failed
 
 
-def _version(meta: Any) -> str | None:
-    """The ETag; without one what else changes when an object does."""
-    told: str | None = meta["e_tag"]
-    return told or f"{_OWN}{meta['last_modified'].timestamp():.6f} {meta['size']}"
-
-
-def _is_strong(version: str) -> bool:
-    """Whether a server can be asked for this version alone: weak ETags match nothing (RFC 9110, 13.1.1)."""
-    return not version.startswith(("W/", _OWN))
+def _etag(version: str) -> str:
+    return version.partition(_GENERATION)[0]
 
 
 def _modest(nbytes: int) -> None:

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import sys
 import weakref
 from collections import deque
 from collections.abc import Mapping
@@ -24,7 +25,7 @@ from typing import Any, cast
 from urllib.parse import SplitResult, unquote, urlsplit
 
 from gpuzarr.errors import ArgumentError, MissingDependencyError, StoreError
-from gpuzarr.store.base import Same, Traits
+from gpuzarr.store.base import Same, Traits, clean_key
 from gpuzarr.store.remote.base import REMOTE, BucketStore, RemoteStore, Transport, secrets_of, shown
 from gpuzarr.store.remote.flow import MOST
 from gpuzarr.store.remote.options import SCHEMES, Spoken, basic, spoken, without_user
@@ -56,26 +57,28 @@ def open_remote(url: str, options: Mapping[str, Any] | None = None) -> RemoteSto
     patience = Patience(_seconds(own, "timeout", 20.0), _seconds(own, "deadline", 120.0))
     scheme = SCHEMES[url.partition("://")[0]]
     bare, authorization = without_user(url) if scheme == "http" else (url, None)
-    parts = urlsplit(bare)
+    parts = urlsplit(bare) if scheme == "http" else _bucket_parts(bare)
     if not parts.netloc:
         raise ArgumentError(f"{shown(url)} names no {'host' if scheme == 'http' else 'bucket'}")
-    path = parts.path if scheme == "http" or "#" not in bare else bare.split(parts.netloc, 1)[1]
-    prefix = (unquote(path) if scheme == "http" else path).strip("/")
+    prefix = (unquote(parts.path) if scheme == "http" else parts.path).strip("/")
+    for one in prefix.split("/") if prefix else ():
+        clean_key(one)
     given = {**_configured(parts.scheme), **given}
     if scheme == "http" and authorization:
         given["headers"] = {"Authorization": authorization, **(given.get("headers") or {})}
-    wanted = _Wanted(backend, scheme, parts, given, patience, tuple(secrets_of(given)))
-    transport = _transport(wanted)
+    most = _whole(own, "concurrency", MOST, 1)
+    wanted = _Wanted(backend, scheme, parts, given, patience, tuple(secrets_of(given)), most)
+    line = _line(wanted)
     name = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
     kind = RemoteStore if scheme == "http" else BucketStore
     return kind(
-        transport,
+        cast(Transport, line),
         f"{prefix}/" if prefix else "",
         f"{name}/{prefix}".rstrip("/"),
         given=_traits(own),
         patience=patience,
         missing_on_403=bool(own.get("missing_on_403", False)),
-        limit=Limit(64, _whole(own, "concurrency", MOST, 1)),
+        limit=line.limit,
         reopen=(open_remote, (url, dict(options or {}))),
     )
 
@@ -93,7 +96,8 @@ def of_obstore(store: Any, options: Mapping[str, Any] | None = None) -> RemoteSt
     http = kind == "HTTPStore"
     transport = Obstore(store, Same(store), lists=not http)
     url = f"obstore {kind}"
-    return (RemoteStore if http else BucketStore)(transport, "", url, missing_on_403=lenient)
+    reopen = (of_obstore, (store, options))
+    return (RemoteStore if http else BucketStore)(transport, "", url, missing_on_403=lenient, reopen=reopen)
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,20 +110,30 @@ class _Wanted:
     given: dict[str, Any]
     patience: Patience
     secrets: tuple[str, ...]
+    most: int
+    """Requests in flight."""
 
 
-def _transport(wanted: _Wanted) -> Transport:
+def _bucket_parts(url: str) -> SplitResult:
+    """Scheme, bucket and prefix. Keys may hold whatever means something in other URLs."""
+    scheme, _, rest = url.partition("://")
+    bucket, _, prefix = rest.partition("/")
+    return SplitResult(scheme, bucket, prefix, "", "")
+
+
+def _line(wanted: _Wanted) -> _Line:
     told = sorted(map(repr, wanted.given.items()))
     parts = wanted.parts
     at = parts.scheme, parts.netloc, parts.query
-    made_from = repr((os.getpid(), wanted.backend, at, told, wanted.patience))
+    around = sorted(one for one in os.environ.items() if one[0].startswith(("AWS_", "AZURE_", "GOOGLE_")))
+    made_from = repr((os.getpid(), wanted.backend, at, told, wanted.patience, wanted.most, around))
     key = hashlib.sha256(made_from.encode()).hexdigest()
     held = _open.get(key)
     if held is None:
         held = _open[key] = _Line(wanted)
     if held not in _recent:
         _recent.append(held)
-    return cast(Transport, held)
+    return cast(_Line, held)
 
 
 class _Line:
@@ -128,6 +142,7 @@ class _Line:
 
     def __init__(self, wanted: _Wanted) -> None:
         self._wanted, self._pid, self._now = wanted, os.getpid(), _made(wanted)
+        self.limit = Limit(64, wanted.most)
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
@@ -167,6 +182,16 @@ _used_obstore: set[int] = set()
 """Processes that did, this one and those that it was forked from."""
 
 
+def _about_to_fork() -> None:
+    """Others may use obstore without us."""
+    if "obstore" in sys.modules:
+        _used_obstore.add(os.getpid())
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_about_to_fork)
+
+
 def _made_anew(wanted: _Wanted) -> Transport:
     """The transport of a forked child."""
     try:
@@ -194,7 +219,9 @@ def _place(wanted: _Wanted, said: Spoken) -> tuple[str, str | None, str]:
         return "gs", said.config.get("base_url"), parts.netloc
     container, _, host = parts.netloc.partition("@")  # abfs://container@account.dfs.core.windows.net
     account = host.partition(".")[0] or said.config.get("account_name")
-    return "az", account or environ.get("AZURE_STORAGE_ACCOUNT_NAME"), container
+    account = account or environ.get("AZURE_STORAGE_ACCOUNT_NAME")
+    endpoint = said.config.get("endpoint")
+    return "az", f"{endpoint}/{account}" if endpoint else account, container
 
 
 def _obstore(wanted: _Wanted, said: Spoken) -> Transport:
@@ -209,8 +236,8 @@ def _obstore(wanted: _Wanted, said: Spoken) -> Transport:
         return Obstore(http(place[2] + query, options), place, hidden, lists=False)
     if scheme == "s3" and str(place[1] or "").startswith("http://"):
         options["allow_http"] = True
-    if scheme == "az" and place[1]:
-        said.config.setdefault("account_name", place[1])
+    if scheme == "az" and "@" in parts.netloc:
+        said.config.setdefault("account_name", parts.netloc.partition("@")[2].partition(".")[0])
     return Obstore(bucket(scheme, place[2], said.config, options, said.provider), place, secrets)
 
 

@@ -13,7 +13,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import unquote, urlsplit, urlunsplit
 
 SCHEMES = {
     **dict.fromkeys(("s3", "s3a"), "s3"),
@@ -83,9 +83,8 @@ def _s3(rest: dict[str, Any], said: Spoken) -> None:
     for name, theirs in _S3_NAMES.items():
         for given in (rest, inner):
             if name in given:
-                config[theirs] = given.pop(name)
-    if inner.pop("verify", True) is False:
-        said.client["allow_invalid_certificates"] = True
+                config.setdefault(theirs, given.pop(name))
+    _verified(inner, said)
     if rest.pop("use_ssl", True) is False and "endpoint" not in config:
         rest["use_ssl"] = False  # AWS without TLS: fsspec's
     style = dict(rest.pop("config_kwargs", None) or {})
@@ -105,6 +104,29 @@ def _s3(rest: dict[str, Any], said: Spoken) -> None:
         config.pop("skip_signature", None)
         if "access_key_id" not in config:
             _from_aws_files(profile, said)
+
+
+def _verified(inner: dict[str, Any], said: Spoken) -> None:
+    """Which servers are trusted: none is asked, the system's, or also those that a file of certificates (PEM)
+    vouches for. What is none of these stays."""
+    verify = inner.get("verify", True)
+    if isinstance(verify, (str, os.PathLike)):
+        try:
+            with open(verify, "rb") as file:
+                text = file.read(_CERTIFICATES_NBYTES)
+        except OSError:
+            return
+        if b"-----BEGIN CERTIFICATE-----" not in text:
+            return
+        said.client["root_certificate"] = text
+    elif verify is False:
+        said.client["allow_invalid_certificates"] = True
+    elif verify is not True:
+        return
+    inner.pop("verify", None)
+
+
+_CERTIFICATES_NBYTES = 16 << 20
 
 
 def _from_aws_files(profile: str | None, said: Spoken) -> None:
@@ -219,8 +241,11 @@ def _http(rest: dict[str, Any], said: Spoken) -> None:
         said.unknown.append("auth")
     for tuned in ("timeout", "trust_env"):
         inner.pop(tuned, None)
-    if rest.pop("ssl", True) is False or inner.pop("ssl", True) is False:
-        said.client["allow_invalid_certificates"] = True
+    for given in (rest, inner):
+        if given.get("ssl", True) is False:
+            said.client["allow_invalid_certificates"] = True
+        if isinstance(given.get("ssl"), (bool, type(None))):
+            given.pop("ssl", None)
     if headers:
         said.client["default_headers"] = {str(name): str(value) for name, value in headers.items()}
     rest.pop("encoded", None)
@@ -240,4 +265,4 @@ def without_user(url: str) -> tuple[str, str | None]:
         return url, None
     user, _, host = parts.netloc.rpartition("@")
     name, _, password = user.partition(":")
-    return urlunsplit(parts._replace(netloc=host)), basic(name, password)
+    return urlunsplit(parts._replace(netloc=host)), basic(unquote(name), unquote(password))

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from gpuzarr.errors import StoreError
+from gpuzarr.store.remote.flow import Waiters, ended
 
 Answer = TypeVar("Answer")
 
@@ -21,8 +22,17 @@ Answer = TypeVar("Answer")
 class Again(Exception):
     """A request failed in a way that may not last: a reset, a timeout, a server that is busy."""
 
-    def __init__(self, what: str, *, slow: bool = False, alive: bool = True, most: int | None = None) -> None:
+    def __init__(
+        self,
+        what: str,
+        *,
+        slow: bool = False,
+        alive: bool = True,
+        most: int | None = None,
+        hint: str | None = None,
+    ) -> None:
         super().__init__(what)
+        self.hint = hint
         self.slow = slow
         """The server asks for fewer requests."""
         self.alive = alive
@@ -60,6 +70,7 @@ class Limit:
     def __init__(self, start: int, most: int) -> None:
         self.now = float(min(start, most))
         self.most = most
+        self.waiters = Waiters(most)
         self.answered = False
         """Whether the server ever did."""
         self.quickest = 0.0
@@ -143,9 +154,9 @@ def persist(
             spent = time.monotonic() - began
             if n >= most or (again.most and odd >= again.most) or spent + wait > patience.deadline:
                 tried = f" (tried {n} times in {spent:.1f} s)" if n > 1 else ""
-                hint = None if limit.answered else "nobody answers there: is the name of the host right?"
+                hint = again.hint
+                if not limit.answered:
+                    hint = hint or "nobody answers there: is the name of the host right?"
                 raise StoreError(f"cannot {what}: {again}{tried}", hint=hint) from None
-        if stop is None:
-            time.sleep(wait)
-        elif stop.wait(wait):
+        if (stop or ended).wait(wait) or ended.is_set():
             raise StoreError(f"cannot {what}: the read was given up") from None
