@@ -20,7 +20,7 @@ from typing import Any
 HERE = Path(__file__).parent
 PLATFORMS = ("manylinux2014", *(f"manylinux_2_{minor}" for minor in (17, 24, 26, 27, 28, 31, 34)))
 PYTHON = ("--python-version=3.12", "--implementation=cp", "--abi=cp312", "--abi=abi3", "--abi=none")
-EXTRAS = ("demo", "s3", "http", "codecs", "dtypes")
+EXTRAS = ("demo", "s3", "fsspec", "codecs", "dtypes")
 # CuPy's wheel brings neither NVRTC nor the CUDA headers that its kernels include, nor does the base image.
 CUDA = ("nvidia-cuda-nvrtc==13.0.*", "nvidia-cuda-runtime==13.0.*")
 

@@ -43,8 +43,10 @@ class Optional:
 
 REQUIRED = ("numpy", "numcodecs", "fsspec", "google-crc32c")
 OPTIONAL = (
-    Optional("s3fs", "s3fs", "s3", "s3:// URLs"),
-    Optional("aiohttp", "aiohttp", "http", "http:// and https:// URLs"),
+    Optional("obstore", "obstore", "s3", "s3://, gs://, az://, http:// and https:// URLs"),
+    Optional("s3fs", "s3fs", "fsspec", "s3:// in forked processes, and with options that obstore lacks"),
+    Optional("aiohttp", "aiohttp", "fsspec", "http:// and https://, likewise"),
+    Optional("pyarrow", "pyarrow", "parquet", "reference sets in Parquet"),
     Optional("zarr", "zarr", "zarr", "reading zarr-python's stores; the demo's witness"),
     Optional("rich", "rich", "cli", "colours and progress bars here"),
     Optional("PIL", "pillow", "cli", "pictures: read -o out.png, demo.png"),

@@ -46,18 +46,26 @@ from gpuzarr.meta.dialect import (
 )
 from gpuzarr.meta.document import dump
 from gpuzarr.meta.model import ArrayMeta
+from gpuzarr.store.base import Request, conditional
 
 Shape = tuple[int, ...]
 
 
 @contextmanager
-def _newest(source: Source) -> Iterator[Source]:
-    """The array as it is now, for as long as nobody else of this process changes its document."""
+def _newest(source: Source) -> Iterator[tuple[Source, str | None]]:
+    """The array as it is now, for as long as nobody else of this process changes its document; and the
+    version of that, if the store puts under conditions."""
     with turn(source.store, [join(source.path, "zarr.json")]):
+        version, store = None, conditional(source.store)
+        if store is not None:
+            (name, *_) = reversed(documents_of(source.meta.document, None))
+            (found,) = store.get_versioned([Request(join(source.path, name))])
+            version = None if found is None else found.version
         meta = read_meta(source.store, source.path)
         if not isinstance(meta, ArrayMeta):
             raise MetadataError("where the array was is a group now", array=source.name)
-        yield source if meta.document == source.meta.document else Source.of(source.store, source.path, meta)
+        same = meta.document == source.meta.document
+        yield (source if same else Source.of(source.store, source.path, meta)), version
 
 
 def _reshaped(source: Source, shape: Sequence[int]) -> Source:
@@ -99,7 +107,7 @@ def _largest(axis: Axis) -> int:
 def resize(source: Source, shape: Any) -> Source:
     """The array in its new shape."""
     store, stats, new = writable(source), WriteStats(), whole_numbers(shape, "shape")
-    with _newest(source) as source:
+    with _newest(source) as (source, version):
         old = source.meta.shape
         made = _reshaped(source, new)
         grown = [axis for axis, (a, b) in enumerate(zip(old, new, strict=True)) if b > a]
@@ -117,7 +125,7 @@ def resize(source: Source, shape: Any) -> Source:
         if cut and chunks_first:
             clear()
         becomes(source, new)
-        announce(store, source.path, put_node(store, source.path, made.meta.document))
+        announce(store, source.path, put_node(store, source.path, made.meta.document, only=version))
         if cut and not chunks_first:
             clear()
         return made
@@ -130,7 +138,7 @@ def append(source: Source, values: Any, axis: int, place: Place | None = None) -
     device = None if place is None else place.device
     # Types that the device's arrays lack come with axes of their own.
     within = device.form(source.meta.dtype)[1] if device is not None and device.owns(given) else ()
-    with _newest(source) as source:
+    with _newest(source) as (source, version):
         old = source.meta.shape
         ndim = len(old)
         if not -ndim <= axis < ndim:
@@ -148,7 +156,7 @@ def append(source: Source, values: Any, axis: int, place: Place | None = None) -
         if store.traits.transactional:
             put_node(store, source.path, grown.meta.document)
         write(grown, selection.basic(key, tuple(shape)), given, stats, place, written=old)
-        announce(store, source.path, put_node(store, source.path, grown.meta.document))
+        announce(store, source.path, put_node(store, source.path, grown.meta.document, only=version))
         return grown
 
 
@@ -158,11 +166,15 @@ def changed_attributes(
     """The array with its attributes changed, and the attributes. A None takes one away."""
     store = writable(source)
     dump(new)  # refused before anything is read; what others have put there already stays
-    with _newest(source) as source:
+    with _newest(source) as (source, version):
         known = source.meta if source.meta.zarr_format == 3 else replace(source.meta, attributes=None)
         old = {} if only else read_attributes(store, source.path, known)
         kept = {name: value for name, value in {**old, **new}.items() if value is not None}
-        document = put_attributes(store, source.path, source.meta, kept)
+        if source.meta.zarr_format == 3 and version is not None:
+            document = {**source.meta.document, "attributes": dict(kept)}
+            put_node(store, source.path, document, only=version)
+        else:
+            document = dict(put_attributes(store, source.path, source.meta, kept))
         announce(store, source.path, documents_of(document, kept))
         meta = replace(source.meta, document=document, attributes=kept)
         return replace(source, meta=meta), MappingProxyType(kept)

@@ -14,7 +14,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from gpuzarr.errors import ArgumentError, GpuzarrError, MetadataError, NotFoundError
+from gpuzarr.errors import ArgumentError, ChangedError, GpuzarrError, MetadataError, NotFoundError
 from gpuzarr.meta import consolidated, v2, v3
 from gpuzarr.meta.document import attributes, check_nbytes, parse
 from gpuzarr.meta.model import ArrayMeta, GroupMeta, NodeMeta
@@ -200,18 +200,23 @@ def put_node(
     document: Mapping[str, Any],
     attrs: Mapping[str, Any] | None = None,
     new: bool = False,
+    only: str | None = None,
 ) -> dict[str, Mapping[str, Any]]:
     """Store a node's documents, and give them back. `new`: of two who make it at the same time, one gets an
-    ArgumentError, if the store can tell."""
+    ArgumentError, if the store can tell. `only`: a ChangedError, unless the document is still that
+    version."""
     documents = documents_of(document, attrs or None)
     named = [(join(path, name), written(one)) for name, one in documents.items()]
-    if new and isinstance(store, ConditionalStore):
+    if (new or only is not None) and isinstance(store, ConditionalStore):
         key, value = named.pop()  # who has the node's own document has all of it
-        if not store.put_if([(key, value, None)])[0]:
+        if not store.put_if([(key, value, only)])[0]:
             (found,) = store.get_ranges([Request(key)])
             # The answer to a request that was sent twice may be to the first of them.
             if found is None or bytes(found) != value:
-                raise ArgumentError(f"somebody else has just made {where(store, path)}")
+                at = where(store, path)
+                if new:
+                    raise ArgumentError(f"somebody else has just made {at}")
+                raise ChangedError(f"somebody else has just changed {at}", hint="open it again")
     for one in named:
         store.put([one])
     return documents

@@ -93,12 +93,12 @@ def _local(path: str, options: dict[str, Any], create: bool) -> Store:
 
 def _remote(url: str, options: dict[str, Any]) -> Store:
     from gpuzarr.store.remote import is_remote, open_remote, secrets_of, shown
-    from gpuzarr.store.remote.opening import _OWN
+    from gpuzarr.store.remote.opening import OWN
 
     if is_remote(url):
         if not url.split("?")[0].lower().endswith(".zip"):
             return open_remote(url, options)
-        options = {name: value for name, value in options.items() if name not in _OWN}  # fsspec reads it
+        options = {name: value for name, value in options.items() if name not in OWN}  # fsspec reads it
     import fsspec
 
     from gpuzarr.store.fsspec import FsspecStore

@@ -12,7 +12,7 @@ import pytest
 import zarr
 
 import gpuzarr
-from gpuzarr.errors import ArgumentError
+from gpuzarr.errors import ArgumentError, ChangedError
 from gpuzarr.store.remote import BucketStore
 from tests.conftest import to_host
 from tests.devices import SOME
@@ -230,3 +230,35 @@ class Beside:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._transport, name)
+
+
+def test_what_another_has_changed_is_not_replaced(ranges: RangeServer) -> None:
+    """A document is replaced only if it is still the one that was read."""
+    options = {"endpoint_url": ranges.url, "key": "key", "secret": "secret"}
+    target = "s3://bucket/documents"
+    array = gpuzarr.create_array(target, "a", shape=4, dtype="i4", chunks=4, storage_options=options)
+    store = array.store
+    assert isinstance(store, BucketStore)
+    put = store.transport.put_if
+
+    def beaten(path: str, value: Any, version: str | None) -> bool:
+        if path.endswith("zarr.json"):
+            theirs = {
+                "endpoint_url": ranges.url,
+                "key": "key",
+                "secret": "secret",
+                "skip_instance_cache": True,
+            }
+            zarr.open_array(target, path="a", mode="r+", storage_options=theirs).attrs["n"] = len(value)
+        return put(path, value, version)
+
+    mine = gpuzarr.open_array(replace(store, transport=Beside(store.transport, beaten)), "a", mode="r+")
+    for change in (
+        lambda: mine.resize(8),
+        lambda: mine.append([1]),
+        lambda: mine.update_attributes({"a": 1}),
+    ):
+        with pytest.raises(ChangedError, match="somebody else"):
+            change()
+    assert gpuzarr.open_array(target, "a", storage_options=options).shape == (4,)
+    assert "n" in gpuzarr.open_array(target, "a", storage_options=options).attrs

@@ -25,6 +25,7 @@ from gpuzarr.errors import ArgumentError, DeviceError, GpuzarrError, MissingDepe
 from gpuzarr.store import gds
 from gpuzarr.store.local import LocalStore
 from tests import devices, fake_cupy
+from tests.conftest import to_host
 from tests.devices import SIM_ORDERS
 
 pytestmark = pytest.mark.skipif(
@@ -207,16 +208,54 @@ def test_errors_are_those_of_the_ordinary_way(tmp_path: Path, how: str) -> None:
     assert outcome(array, "on") == outcome(array, "off")
 
 
-@pytest.mark.parametrize("how", ["shortened", "vanished"])
-def test_so_are_those_of_shards_that_change_behind_their_index(tmp_path: Path, how: str) -> None:
+def test_so_are_those_of_shards_that_change_behind_their_index(tmp_path: Path) -> None:
+    """The index is read again, of the shard as it is now."""
     array = gpuzarr.open_array(written(tmp_path, "shards"), device="sim")
     array.read()  # the indexes are kept
-    spoiled(tmp_path, how)
+    spoiled(tmp_path, "shortened")
     SimDevice.named("sim").counters = counters = Counters()
     said = outcome(array, "on")
     assert counters.file_reads == 0  # sizes are looked at first: indexes may promise any
     assert said == outcome(array, "off")
-    assert ("vanished" if how == "vanished" else "its index promises") in said
+    assert "crc32c" in said
+
+
+@pytest.mark.parametrize("setting", ["on", "off"])
+def test_a_shard_that_vanishes_behind_its_index_is_missing(tmp_path: Path, setting: str) -> None:
+    array = gpuzarr.open_array(written(tmp_path, "shards"), device="sim")
+    array.read()
+    spoiled(tmp_path, "vanished")
+    with gpuzarr.configured(gds=setting):
+        found = to_host(array.read())
+    expected = gpuzarr.open_array(tmp_path, device="cpu")[...]
+    assert np.array_equal(found, expected)
+    assert not np.array_equal(found, VALUES)
+
+
+@pytest.mark.parametrize("how", ["replaced", "vanished"])
+def test_a_shard_that_changes_before_its_file_is_opened(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    """The device opens files by their names, and may find another's. What it has read is not used then."""
+    array = gpuzarr.open_array(written(tmp_path, "shards"), device="sim")
+    array.read()
+    other = tmp_path.parent / f"{tmp_path.name}-other"
+    gpuzarr.save(other, VALUES[::-1], chunks=array.chunks, shards=array.shards, codecs=array.codecs)
+    real = SimDevice.read_files
+
+    def late(self: SimDevice, reads: list[Any], reader: Any) -> None:
+        real(self, reads, reader)
+        for path in tmp_path.glob("c/*/*"):
+            if how == "replaced":
+                os.replace(other / path.relative_to(tmp_path), path)
+            else:
+                path.unlink()
+        monkeypatch.setattr(SimDevice, "read_files", real)
+
+    monkeypatch.setattr(SimDevice, "read_files", late)
+    with gpuzarr.configured(gds="on"):
+        found = to_host(array.read())
+    assert np.array_equal(found, VALUES[::-1] if how == "replaced" else np.zeros_like(VALUES))
 
 
 def test_what_fails_while_it_is_read_is_fetched_again(

@@ -8,7 +8,9 @@ from typing import Any
 
 import pytest
 
+from gpuzarr.errors import StoreError
 from gpuzarr.store.base import Store, WritableStore
+from gpuzarr.store.remote.html_index import names_on, walk
 from gpuzarr.store.urls import open_store
 from gpuzarr.testing.store import StoreContract
 from tests.servers.ranges import RangeServer
@@ -92,3 +94,26 @@ class TestObstoreMemory(StoreContract):
         assert isinstance(store, WritableStore)
         store.put(list(objects.items()))
         return store
+
+
+def test_pages_without_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Directories in directories, ever more beside one another, and all that are in reach."""
+    assert sorted(walk({"a/": ["b", "c/"], "a/c/": ["d"]}.__getitem__, "a/")) == ["a/b", "a/c/d"]
+    with pytest.raises(StoreError, match="more than 64 deep"):
+        list(walk(lambda at: ["a/"], ""))
+    monkeypatch.setattr("gpuzarr.store.remote.html_index._MOST_PAGES", 100)
+    with pytest.raises(StoreError, match="more than 100 directories below a/"):
+        list(walk(lambda at: [f"{i}/" for i in range(60)], "a/"))
+    with pytest.raises(StoreError, match="more than 100 directories below a/"):
+        list(walk(lambda at: [f"{i}/" for i in range(101)], "a/"))
+    flat = ["x", *(f"{i}/" for i in range(99))]
+    assert len(list(walk(lambda at: flat if at == "a/" else ["y"], "a/"))) == 100
+
+
+def test_pages_of_links() -> None:
+    page = b"<html><a href='../'>up</a><a href='?C=N'>N</a><a href='a%20b'>a b</a><a href='c/'>c</a>"
+    more = b"<a href='/d/e//'>e</a><a href='x%2Fy'>x</a><a href='/other/z'>z</a><a href='/d/w'>w</a>"
+    assert names_on(page + more, "d/") == ["a b", "c/", "w"]
+    assert names_on(b"", "d/") == []
+    with pytest.raises(StoreError, match="does not list d/"):
+        names_on(b"{}", "d/")

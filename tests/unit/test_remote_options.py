@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import ssl
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +92,48 @@ def test_options_without_words_go_to_fsspec() -> None:
         assert store.get_ranges([gpuzarr.store.base.Request("a")]) == [b"1"]
 
 
+def test_who_vouches_for_servers(tmp_path: Path) -> None:
+    """A file of certificates is read; whatever else is not yes or no is fsspec's."""
+    file, other = tmp_path / "ca.pem", tmp_path / "ca.der"
+    file.write_bytes(b"# ours\n-----BEGIN CERTIFICATE-----\nAA==\n-----END CERTIFICATE-----\n")
+    other.write_bytes(b"0\x82\x01")
+
+    def told(scheme: str, **options: Any) -> tuple[dict[str, Any], list[str]]:
+        said = spoken(scheme, {"anon": True, **options} if scheme == "s3" else options)
+        said.client.pop("allow_http", None)
+        return said.client, said.unknown
+
+    insecure: tuple[dict[str, Any], list[str]] = {"allow_invalid_certificates": True}, []
+    assert told("s3", client_kwargs={"verify": str(file)}) == ({"root_certificate": file.read_bytes()}, [])
+    assert told("s3", client_kwargs={"verify": file}) == ({"root_certificate": file.read_bytes()}, [])
+    assert told("s3", client_kwargs={"verify": True}) == ({}, [])
+    assert told("s3", client_kwargs={"verify": False}) == insecure
+    for odd in (str(other), str(tmp_path), str(tmp_path / "none.pem"), 0, ssl.create_default_context()):
+        assert told("s3", client_kwargs={"verify": odd}) == ({}, ["client_kwargs[verify]"])
+    assert told("http", ssl=False) == told("http", client_kwargs={"ssl": False}) == insecure
+    assert told("http", ssl=True) == told("http", client_kwargs={"ssl": None}) == ({}, [])
+    context = ssl.create_default_context()
+    assert told("http", ssl=context) == ({}, ["ssl"])
+    assert told("http", client_kwargs={"ssl": context}) == ({}, ["client_kwargs[ssl]"])
+
+
+def test_a_file_of_certificates_reaches_obstore(tmp_path: Path) -> None:
+    """Which does not take this one."""
+    file = tmp_path / "ca.pem"
+    file.write_bytes(b"-----BEGIN CERTIFICATE-----\nAA==\n-----END CERTIFICATE-----\n")
+    with pytest.raises(gpuzarr.GpuzarrError, match="cannot open s3://bucket"):
+        open_store("s3://bucket", {"anon": True, "client_kwargs": {"verify": str(file)}})
+
+
+def test_options_that_say_the_same_twice() -> None:
+    """Those of s3fs come before those of the client that it makes."""
+    given = {"key": "a", "secret": "b", "region": "c"}
+    inner = {"aws_access_key_id": "d", "aws_secret_access_key": "e", "region_name": "f"}
+    said = spoken("s3", {**given, "client_kwargs": inner})
+    assert said.config == {"access_key_id": "a", "secret_access_key": "b", "region": "c"}
+    assert said.unknown == []
+
+
 def test_credentials_of_files(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     aws = tmp_path / ".aws"
     aws.mkdir()
@@ -143,6 +186,7 @@ def test_the_environment_and_fsspecs_configuration(monkeypatch: pytest.MonkeyPat
 def test_users_in_urls() -> None:
     assert without_user("https://u:p@host/a?b") == ("https://host/a?b", "Basic dTpw")
     assert without_user("https://host/a") == ("https://host/a", None)
+    assert without_user("https://u%40x:p%40ss%3Aw@host/a") == ("https://host/a", "Basic dUB4OnBAc3M6dw==")
     store = open_store("https://u:p@host/a%20b/c")
     assert isinstance(store, RemoteStore)
     assert (store.url, store.prefix) == ("https://host/a b/c", "a b/c/")

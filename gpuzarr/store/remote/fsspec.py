@@ -4,8 +4,8 @@ obstore and tells no versions, but takes every option.
 An answer of HTTP is held to what was asked for while it comes. Of the others nothing is seen before all of it
 has come: a server that sends more than was asked for costs memory, and then its answer is refused.
 
-gcsfs and adlfs try again on their own, which cannot be turned off. fsspec's HTTP logs its exceptions, with the
-whole URL, where logging is set to DEBUG and a HEAD request fails.
+gcsfs and adlfs try again on their own, which cannot be turned off. Where logging is set to DEBUG and a HEAD
+request fails, fsspec's HTTP logs an exception with the whole URL.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ from gpuzarr.store.base import Buffer, Pieces, joined
 from gpuzarr.store.remote.html_index import names_on, walk
 from gpuzarr.store.remote.retry import Again
 from gpuzarr.store.remote.transport import DeniedError, Got, OutOfRange, Room, shown
+
+Names = list[str]
 
 _ABSENT = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
 _NOBODY = {"ClientConnectorError", "EndpointConnectionError", "ConnectTimeoutError", "ConnectionRefusedError"}
@@ -70,7 +72,9 @@ class Fsspec:
         if self._http and _is_fsspecs_http(self.fs) and "get_client" not in self.fs.storage_options:
             answer = _Answer(start, most)
             # It has the bytes; what `cat_file` gives is what it has left of them.
-            told = self._told(lambda: (cat(raise_for_status=answer), answer.got())[1], path, "read")
+            told: Got | None = self._told(
+                lambda: (cat(raise_for_status=answer), answer.got())[1], path, "read"
+            )
         else:
             data = self._told(cat, path, "read")
             told = None if data is None else Got(memoryview(data), None, start, None)
@@ -79,11 +83,11 @@ class Fsspec:
         if most is not None and len(told.data) > most:
             raise _too_much(most)
         room(len(told.data))
-        return Got(*told)
+        return told
 
     def size(self, path: str) -> int | None:
         """One request or two. What listings said before does not count."""
-        self.fs.invalidate_cache(self._at(path))
+        self._forget(self._at(path))
         found = self._told(lambda: self.fs.info(self._at(path)), path, "look for")
         return None if found is None or found.get("type") == "directory" else int(found.get("size") or 0)
 
@@ -106,7 +110,7 @@ class Fsspec:
         if self._http:
             return walk(self._page, prefix)
         top = (self.root + prefix).rstrip("/")
-        self.fs.invalidate_cache(top)
+        self._forget(top)
         found = self._told(lambda: self.fs.find(top, refresh=True), prefix, "list") or ()
         base = self.fs._strip_protocol(self.root).rstrip("/") + "/"
         return (str(path).removeprefix(base) for path in found)
@@ -116,11 +120,16 @@ class Fsspec:
         if self._http:
             return (name.rstrip("/") for name in self._page(prefix))
         top = (self.root + prefix).rstrip("/")
-        self.fs.invalidate_cache(top)
+        self._forget(top)
         found = self._told(lambda: self.fs.ls(top, detail=False, refresh=True), prefix, "list") or ()
         return iter(sorted({str(path).rstrip("/").rsplit("/", 1)[-1] for path in found}))
 
-    def _page(self, prefix: str) -> list[str]:
+    def _forget(self, at: str) -> None:
+        """What the file system remembers of listings."""
+        self.fs.invalidate_cache(at)
+        self.fs.invalidate_cache(self.fs._parent(at))
+
+    def _page(self, prefix: str) -> Names:
         try:
             page = self.get(prefix, 0, None, None, None, lambda nbytes: None)
         except OutOfRange:
@@ -147,7 +156,7 @@ class Fsspec:
             error = error.__cause__
         status = getattr(error, "status", None) or getattr(error, "code", None)
         said = shown(error, self.secrets) or type(error).__name__
-        if isinstance(error, _ABSENT) or (self._http and status in (404, 410)):
+        if isinstance(error, _ABSENT) or (self._http and status == 404):
             if what != "write":
                 return None
             return StoreError(f"cannot write {path}: there is no such bucket or directory: {said}")

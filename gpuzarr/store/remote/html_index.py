@@ -50,7 +50,7 @@ def names_on(page: bytes, prefix: str) -> list[str]:
 
 def walk(page: Callable[[str], list[str]], prefix: str) -> Iterator[str]:
     """Every path below `prefix`; `page` gives the names right below one. Pages may link to one another for
-    ever: past some depth or number of them, those included that are still to be seen, this is a StoreError."""
+    ever: past some depth or number of them, seen or still to be seen, this is a StoreError."""
     left, pages = [prefix], 0
     while left:
         one = left.pop()

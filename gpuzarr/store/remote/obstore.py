@@ -17,7 +17,7 @@ from obstore.store import AzureStore, GCSStore, HTTPStore, S3Store
 
 from gpuzarr.errors import ArgumentError, ChangedError, ReadOnlyError, StoreError
 from gpuzarr.store.base import Buffer, Pieces, joined
-from gpuzarr.store.remote.html_index import names_in, walk
+from gpuzarr.store.remote.html_index import names_on, walk
 from gpuzarr.store.remote.retry import Patience
 from gpuzarr.store.remote.said import failure
 from gpuzarr.store.remote.transport import Got, OutOfRange, Room, is_strong, shown
@@ -166,15 +166,7 @@ class Obstore:
     def _page(self, prefix: str) -> Names:
         """The names that an HTTP server shows of a directory, if it does."""
         page = self.get(prefix, 0, None, None, None, _modest)
-        if page is None:
-            return []
-        start = bytes(page.data[:200]).lstrip().lower()
-        if not start.startswith((b"<!doctype html", b"<html", b"<head", b"<h1", b"<pre", b"<ul", b"<a")):
-            raise StoreError(
-                f"the server does not list {prefix or '/'}",
-                hint="name the array, or open a group with consolidated metadata",
-            )
-        return names_in(bytes(page.data), prefix)
+        return [] if page is None else names_on(bytes(page.data), prefix)
 
     def _told(self, send: Callable[[], Answer], path: str, write: bool = False) -> Answer | None:
         """An answer, None for what is not there; failures in our words."""

@@ -31,7 +31,7 @@ from gpuzarr.store.remote.flow import MOST
 from gpuzarr.store.remote.options import SCHEMES, Spoken, basic, spoken, without_user
 from gpuzarr.store.remote.retry import Limit, Patience
 
-_OWN = (
+OWN = (
     *("backend", "timeout", "deadline", "missing_on_403"),
     *("concurrency", "coalesce_gap", "request_nbytes"),
 )
@@ -50,7 +50,7 @@ def is_remote(url: str) -> bool:
 def open_remote(url: str, options: Mapping[str, Any] | None = None) -> RemoteStore:
     """The store below a URL. Sends nothing. Raises ArgumentError or MissingDependencyError."""
     given = dict(options or {})
-    own = {name: given.pop(name) for name in _OWN if name in given}
+    own = {name: given.pop(name) for name in OWN if name in given}
     backend = own.get("backend", "auto")
     if backend not in ("auto", "obstore", "fsspec"):
         raise ArgumentError(f"backend={backend!r} is none of auto, obstore and fsspec")
