@@ -21,20 +21,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 import gpuzarr
-from benchmarks import arrays, peers
+from benchmarks import peers
 from benchmarks.arrays import Case
 from benchmarks.report import Row
 from tests.servers.apart import RangeProcess
 
 LATENCY_S = 0.02
 _SIDE, _PATCHES = 96, 32
+_SLOW_S = 2.0
+"""Who takes longer is timed once: one sample says enough."""
 _BUCKET = "bucket"
-CASES = tuple(
-    case
-    for case in arrays.CASES
-    if case.name
-    in ("zstd 1 MiB", "raw 1 MiB", "zstd 1 MiB sharded", "blosc-lz4 32 KiB", "blosc-lz4 8 KiB sharded")
-)
+CASES = ("zstd 1 MiB", "raw 1 MiB", "zstd 1 MiB sharded", "blosc-lz4 32 KiB", "blosc-lz4 8 KiB sharded")
+"""By their names in `arrays`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,16 +88,21 @@ def _race(
     row: Row, server: RangeProcess, rounds: int, expected: NDArray[Any], work: Callable[[Reader, Any], Any]
 ) -> None:
     everyone, spent, notes = readers(), {}, []
+    slow: dict[str, bool] = {}
     for reader in everyone:
         with reader.session():
             server.forget()
+            began = perf_counter()
             if not np.array_equal(work(reader, reader.open(server.url, "array.zarr")), expected):
                 raise SystemExit(f"{reader.name} reads something else: {row.suite}, {row.name}")
+            slow[reader.name] = perf_counter() - began > _SLOW_S
             counts = server.counts()
             notes.append(f"{reader.name} {counts['requests']} requests {counts['nbytes'] / 2**20:.0f} MiB")
         spent[reader.name] = list[float]()
     for turn in range(rounds):
         for reader in everyone[turn % len(everyone) :] + everyone[: turn % len(everyone)]:
+            if slow[reader.name] and turn:
+                continue
             with reader.session():
                 gc.collect()
                 began = perf_counter()
@@ -111,7 +114,12 @@ def _race(
 
 def _ours(name: str, backend: str) -> Reader:
     def open_array(endpoint: str, array: str) -> Any:
-        options = {"endpoint_url": endpoint, "key": "key", "secret": "secret", "backend": backend}
+        options: dict[str, Any] = {
+            "endpoint_url": endpoint,
+            "key": "key",
+            "secret": "secret",
+            "backend": backend,
+        }
         return gpuzarr.open_array(f"s3://{_BUCKET}/{array}", device="cpu", storage_options=options)
 
     boxes = lambda handle, origins, shape: handle.patches(origins, shape)  # noqa: E731

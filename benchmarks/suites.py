@@ -25,13 +25,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 import gpuzarr
-from benchmarks import arrays, copies, loading, peers, report
+from benchmarks import arrays, cloud, copies, loading, peers, report
 from benchmarks.arrays import Case
 from benchmarks.peers import Peer
 from benchmarks.report import Row
 from gpuzarr.cli.show import Screen
 
-SUITES = ("whole", "patches", "element", "write", "loading", "copy", "import", "plan", "memory")
+SUITES = ("whole", "patches", "element", "write", "loading", "cloud", "copy", "import", "plan", "memory")
 
 _SIDE, _PATCHES = 96, 32
 _PEAK = """
@@ -70,7 +70,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     listed = ", ".join(f"{peer.name} {peer.version}" for peer in everyone[1:])
     screen.line("beside ", listed or "nobody: no peer is installed")
     rows: list[Row] = []
-    if {"whole", "patches", "element", "write", "loading", "memory"} & set(chosen):
+    if {"whole", "patches", "element", "write", "loading", "cloud", "memory"} & set(chosen):
         cases = [
             case
             for case in arrays.CASES
@@ -104,7 +104,8 @@ def _arrays(
     for case in cases:
         values = flat if case.labels else noisy
         with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder, "array.zarr")
+            path = Path(folder, "bucket", "array.zarr")
+            path.parent.mkdir()
             smaller = arrays.write(case, values, path)
             screen.line((f"{case.name}: {values.nbytes >> 20} MiB, {smaller:.2f} to 1", "note"))
             if "whole" in chosen:
@@ -123,6 +124,8 @@ def _arrays(
                 rows.append(_write_race(case, everyone, path, values, rounds))
             if "loading" in chosen and case.name == "blosc-lz4 1 MiB" and sys.platform == "linux":
                 rows += loading.rows(str(path), 60.0 if rounds > 3 else 5.0, rounds)
+            if "cloud" in chosen and case.name in cloud.CASES:
+                rows += cloud.rows(case, values, Path(folder), rounds)
             if "memory" in chosen and case.chunks == arrays.MIB1 and sys.platform == "linux":
                 rows.append(_peak_memory(case, str(path)))
     return rows
