@@ -66,12 +66,17 @@ class _Arriving:
     def __init__(self, rows: Rows, store: StreamingStore, stats: ReadStats, target: Target | None) -> None:
         self.rows, self.stats, self.target = rows, stats, target
         self.wanted: dict[int, memoryview] = {}
-        self._answers: Iterator[tuple[int, Buffer | None]] = store.stream(rows.requests, self._place)
+        self.asked = [i for i in range(len(rows.requests)) if i not in rows.bodies]
         self._parts: deque[list[Fetched]] = deque()
+        for i in rows.bodies:
+            self._parts += self._cut(i, rows.checked(i, rows.held(i)))
+        requests = [rows.requests[i] for i in self.asked]
+        self._answers: Iterator[tuple[int, Buffer | None]] = store.stream(requests, self._place)
         self._waited_for = self._ended = False
         self._came = threading.Condition(threading.Lock())
 
-    def _place(self, i: int, nbytes: int) -> memoryview | None:
+    def _place(self, at: int, nbytes: int) -> memoryview | None:
+        i = self.asked[at]
         self.rows.check_whole(i, nbytes)
         row, end = self.rows.spans[i]
         into = None if self.target is None or end - row > 1 else self.target(row)
@@ -110,7 +115,8 @@ class _Arriving:
         """The rows of the next answer, in parts; none at the end."""
         rows = self.rows
         try:
-            i, stored = next(self._answers)
+            at, stored = next(self._answers)
+            i = self.asked[at]
             view = rows.checked(i, stored)
         except StopIteration:
             return []
@@ -118,6 +124,11 @@ class _Arriving:
             rows.source.located(error)
             raise
         self.stats.add(requests=1, bytes_read=0 if view is None else view.nbytes)
+        return self._cut(i, view)
+
+    def _cut(self, i: int, view: memoryview | None) -> list[list[Fetched]]:
+        """The rows of a request, in parts."""
+        rows = self.rows
         parts: list[list[Fetched]] = []
         left = 0
         for one in rows.chunks(i, view, self.wanted.pop(i, None)):

@@ -9,7 +9,7 @@ from gpuzarr import config
 from gpuzarr.engine.source import MODEST_NBYTES, ReadStats, Source
 from gpuzarr.errors import ChangedError, ChunkError, GpuzarrError
 from gpuzarr.plan.table import ABSENT, WHOLE, Plan
-from gpuzarr.store.base import Buffer, Request
+from gpuzarr.store.base import Buffer, Request, cut
 
 Take = Callable[[int], memoryview]
 """Memory for so many encoded bytes."""
@@ -25,6 +25,7 @@ class Rows:
     """The rows of some requests as Python lists, which loops read faster than columns. Row 0 is the first."""
 
     __slots__ = (
+        "bodies",
         "end",
         "first",
         "keys",
@@ -52,6 +53,8 @@ class Rows:
         objects = plan.key[bounds[:-1]]
         self.keys = [source.key(cell) for cell in plan.objects[objects].tolist()]
         self.versions = [plan.versions[row] for row in objects.tolist()] if plan.versions else None
+        self.bodies = {i: plan.bodies[row] for i, row in enumerate(objects.tolist()) if row in plan.bodies}
+        """By request: the object, if it is there already."""
         self.requests = [self._request(i) for i in range(last - first)]
         self.unchecked = min(MODEST_NBYTES, config.current().max_chunk_nbytes)
 
@@ -74,12 +77,25 @@ class Rows:
             self.check_whole(first + i, nbytes)
             return place(first + i, nbytes)
 
+        here = [i for i in range(first, last) if i in self.bodies]
+        left = [i for i in range(first, last) if i not in self.bodies] if here else range(first, last)
+
+        def placed(at: int, nbytes: int) -> memoryview:
+            return guarded(left[at] - first, nbytes)
+
         try:
-            found = self.source.fetch(self.requests[first:last], stats, guarded)
+            asked = [self.requests[i] for i in left]
+            answers = self.source.fetch(asked, stats, placed) if asked else []
         except GpuzarrError as error:
             self.source.located(error, self.keys[first] if last - first == 1 else None)
             raise
-        return [self.checked(i, stored) for i, stored in enumerate(found, first)]
+        found: dict[int, Buffer | None] = dict(zip(left, answers, strict=True))
+        found |= {i: self.held(i) for i in here}
+        return [self.checked(i, found[i]) for i in range(first, last)]
+
+    def held(self, i: int) -> memoryview:
+        """The bytes of a request whose object is there already."""
+        return cut(self.bodies[i], self.requests[i])
 
     def checked(self, i: int, stored: Buffer | None) -> memoryview | None:
         """The answer to a request, if it is all of what was asked for."""

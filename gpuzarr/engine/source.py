@@ -12,11 +12,23 @@ from gpuzarr import config
 from gpuzarr.errors import ChangedError, ChunkError, GpuzarrError
 from gpuzarr.meta.dialect import join, where
 from gpuzarr.meta.model import ArrayMeta
-from gpuzarr.plan.shards import IndexCache, Shards
-from gpuzarr.store.base import Buffer, Place, Request, Store, Versioned, place_of, versioned
+from gpuzarr.plan.shards import IndexCache, Shards, Whole
+from gpuzarr.store.base import (
+    Buffer,
+    Place,
+    PlaceIfAny,
+    Request,
+    Store,
+    Versioned,
+    place_of,
+    streaming,
+    versioned,
+)
 
 Result = TypeVar("Result")
 
+_TOGETHER = 64 << 20
+"""Decoded bytes of shards that are fetched whole before any is decoded."""
 MODEST_NBYTES = 16 << 20
 """No encoded chunk is too large that is no larger than this."""
 
@@ -98,12 +110,12 @@ class Source:
         return found
 
     def fetch_versioned(
-        self, requests: Sequence[Request], stats: ReadStats, place: Place | None = None
+        self, requests: Sequence[Request], stats: ReadStats, place: PlaceIfAny | None = None
     ) -> list[Versioned | None]:
         """The same with the objects' versions, where the store knows them."""
         store = versioned(self.store)
         if store is None:
-            found = self.fetch(requests, stats, place)
+            found = self.fetch(requests, stats)
             return [None if one is None else Versioned(one, None) for one in found]
         answers = store.get_versioned(requests, None, place)
         nbytes = sum(len(one.data) for one in answers if one is not None and one.data is not None)
@@ -122,8 +134,15 @@ class Source:
 
     def shards(self, stats: ReadStats) -> Shards:
         """How this array's chunks are found in its shards."""
-        read = partial(self.fetch_versioned, stats=stats)
-        return Shards(self.meta, self.key, read, self.store.size, self.indexes)
+
+        def read(requests: Sequence[Request], guard: PlaceIfAny | None) -> list[Versioned | None]:
+            return self.fetch_versioned(requests, stats, guard)
+
+        traits, whole = self.store.traits, None
+        if streaming(self.store) is not None and self.meta.has_bytes:
+            most = traits.request_nbytes or MODEST_NBYTES
+            whole = Whole(traits.coalesce_gap or 0, most, _TOGETHER)
+        return Shards(self.meta, self.key, read, self.store.size, self.indexes, whole)
 
     def check_encoded(self, nbytes: int, shape: tuple[int, ...], key: str | None = None) -> None:
         """Refuse encoded chunks far larger than what they can decode to. Codecs that widen values say so in

@@ -10,18 +10,20 @@ import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from math import prod
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from gpuzarr.codecs.sharding import ABSENT as MISSING
-from gpuzarr.errors import ChangedError, GpuzarrError
+from gpuzarr.errors import ChangedError, ChunkError, GpuzarrError
 from gpuzarr.meta.model import ArrayMeta, ShardLevel
 from gpuzarr.plan.pieces import Cells
 from gpuzarr.plan.table import ABSENT, WHOLE, Int64s, Plan, unique_rows
-from gpuzarr.store.base import Buffer, Request, Versioned
+from gpuzarr.store.base import Buffer, PlaceIfAny, Request, Versioned
 
-Read = Callable[[Sequence[Request]], list[Versioned | None]]
+Read = Callable[[Sequence[Request], PlaceIfAny | None], list[Versioned | None]]
 Index = Int64s | None
 """int64[chunks, 2], offset and size of each; None for a shard that does not exist."""
 
@@ -115,6 +117,25 @@ def _weight(known: Known) -> int:
 
 
 @dataclass(frozen=True, slots=True)
+class Whole:
+    """When a shard comes whole, and its index with it: where a round trip costs more than the bytes that
+    nobody asked for."""
+
+    gap: int
+    """Bytes that come in the time of a round trip."""
+    most: int
+    """Bytes of one shard, decoded."""
+    together: int
+    """Bytes of all of them: more than that is better decoded while it comes."""
+
+    def worth(self, decoded: Int64s, needed: Int64s, total: Int64s) -> NDArray[np.bool_]:
+        """[u], for shards of so many decoded bytes, of whose `total` chunks so many are needed."""
+        wanted = (decoded <= self.most) & (2 * needed >= total)
+        wanted &= decoded * (total - needed) <= self.gap * total
+        return wanted & (int(decoded[wanted].sum()) <= self.together)
+
+
+@dataclass(frozen=True, slots=True)
 class Shards:
     """How a handle finds the chunks of its shards."""
 
@@ -124,6 +145,8 @@ class Shards:
     read: Read
     size: Callable[[str], int | None]
     cache: IndexCache
+    whole: Whole | None = None
+    """None: the index is read first."""
 
     def resolve(self, plan: Plan, cells: Cells) -> Plan:
         """The plan with byte ranges inside shards. A shard that is missing makes its chunks ABSENT."""
@@ -138,7 +161,7 @@ class Shards:
             shard[:, i] = axis.chunk_of(first[:, i])
             inside[:, i] = first[:, i] - axis.low(shard[:, i])
         objects, key = unique_rows(shard)
-        plan = replace(plan, objects=objects, key=key, versions=[None] * len(objects))
+        plan = replace(plan, objects=objects, key=key, versions=[None] * len(objects), bodies={})
         shapes = meta.grid.chunk_shapes(objects)
         for level in meta.levels:
             plan = self._level(plan, level, inside // np.array(level.chunk_shape, np.int64), shapes)
@@ -153,7 +176,12 @@ class Shards:
         shards, member = unique_rows(place)
         counts = shapes[shards[:, 0]] // np.array(level.chunk_shape, np.int64)
         counts = counts[:, list(level.axes)]  # in the order of the index's axes
-        indexes = self._indexes(plan, level, shards, counts)
+        whole = np.zeros(len(shards), bool)
+        if self.whole is not None and len(self.meta.levels) == 1:
+            held = self._held(plan, level, shards, shapes)
+            nbytes = held * (prod(level.chunk_shape) * self.meta.carrier.itemsize)
+            whole = self.whole.worth(nbytes, np.bincount(member, minlength=len(shards)), held)
+        indexes = self._indexes(plan, level, shards, counts, whole)
         # All indexes behind one another, so that one gather finds every row's entry.
         sizes = np.array([0 if index is None else len(index) for index in indexes], np.int64)
         known = [index for index in indexes if index is not None] or [np.zeros((0, 2), np.int64)]
@@ -171,9 +199,20 @@ class Shards:
         nbytes[present] = np.where(found[:, 1] == MISSING, ABSENT, found[:, 1])
         return replace(plan, start=start, nbytes=nbytes)
 
-    def _indexes(self, plan: Plan, level: ShardLevel, shards: Int64s, counts: Int64s) -> list[Index]:
+    def _held(self, plan: Plan, level: ShardLevel, shards: Int64s, shapes: Int64s) -> Int64s:
+        """[u], the chunks of each shard that lie in the array: others are not stored."""
+        objects = shards[:, 0]
+        held = np.ones(len(shards), np.int64)
+        for i, axis in enumerate(self.meta.grid.axes):
+            left = np.minimum(shapes[objects, i], axis.length - axis.low(plan.objects[objects, i]))
+            held *= -(-left // level.chunk_shape[i])
+        return held
+
+    def _indexes(
+        self, plan: Plan, level: ShardLevel, shards: Int64s, counts: Int64s, whole: NDArray[np.bool_]
+    ) -> list[Index]:
         """The index of each of `shards` [u, (key, start, nbytes)]: from the cache, the rest in one batched
-        read. Writes down in the plan which versions they are of."""
+        read. Writes down in the plan which versions they are of, and the bytes of those that come whole."""
         rows = shards[:, 0].tolist()
         names = [self.key(cell) for cell in plan.objects[shards[:, 0]].tolist()]
         # The size tells a shard from the first shard inside it, which starts at the same byte.
@@ -186,17 +225,36 @@ class Shards:
         requests = []
         for i in missing:
             start, nbytes, size = int(shards[i, 1]), int(shards[i, 2]), sizes[grids[i]]
+            if whole[i]:
+                requests.append(Request(names[i]))
+                continue
             if level.index.location == "end":
                 start = -size if nbytes == WHOLE else start + max(nbytes - size, 0)
             requests.append(Request(names[i], start, size, plan.versions[rows[i]]))
-        for i, stored in zip(missing, self.read(requests) if requests else [], strict=True):
+
+        def guard(at: int, nbytes: int) -> None:
+            most = 4 * (0 if self.whole is None else self.whole.most) + (16 << 20)
+            if nbytes > most:
+                raise ChunkError(
+                    f"a shard of {nbytes} bytes, which could need {most}", chunk=requests[at].key
+                )
+
+        for i, stored in zip(missing, self.read(requests, guard) if requests else [], strict=True):
             if stored is None:  # a shard that is not there yet may be written any time
                 found[i] = Known(None, None)
                 continue
             try:
-                whole = int(shards[i, 2])
-                nbytes_known = self.size(names[i]) if whole == WHOLE else whole
-                known = Known(level.index.parse(_there(stored), grids[i], nbytes_known), stored.version)
+                nbytes = int(shards[i, 2])
+                nbytes_known = self.size(names[i]) if nbytes == WHOLE else nbytes
+                data: Buffer = _there(stored)
+                if whole[i]:
+                    body = memoryview(data).cast("B")
+                    nbytes_known, size = len(body), sizes[grids[i]]
+                    data = (
+                        body[:size] if level.index.location == "start" else body[max(len(body) - size, 0) :]
+                    )
+                    plan.bodies[rows[i]] = body
+                known = Known(level.index.parse(data, grids[i], nbytes_known), stored.version)
             except GpuzarrError as error:
                 error.located(chunk=names[i], codec="sharding_indexed")
                 raise

@@ -74,6 +74,9 @@ class Plan:
     """[m]: the version of each object that its byte ranges hold for, where the store tells versions apart;
     empty where no object was looked into."""
 
+    bodies: dict[int, memoryview] = field(default_factory=dict)
+    """By rows of `objects`: those that came whole, together with their index."""
+
     def __len__(self) -> int:
         return len(self.key)
 

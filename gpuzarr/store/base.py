@@ -127,7 +127,7 @@ class VersionedStore(Store, Protocol):
         self,
         requests: Sequence[Request],
         unless: Sequence[str | None] | None = None,
-        place: Place | None = None,
+        place: PlaceIfAny | None = None,
     ) -> list[Versioned | None]:
         """As `get_ranges`, with the versions. Of an object that is still the version `unless[i]` no bytes
         come."""

@@ -21,7 +21,17 @@ from dataclasses import dataclass, field
 
 from gpuzarr import config
 from gpuzarr.errors import ChangedError, StoreError
-from gpuzarr.store.base import Buffer, Pieces, Place, Request, Traits, Versioned, clean_key, joined
+from gpuzarr.store.base import (
+    Buffer,
+    Pieces,
+    Place,
+    PlaceIfAny,
+    Request,
+    Traits,
+    Versioned,
+    clean_key,
+    joined,
+)
 
 _ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR)
 # Without O_NONBLOCK, opening a named pipe would wait for a writer.
@@ -66,7 +76,7 @@ class LocalStore:
         self,
         requests: Sequence[Request],
         unless: Sequence[str | None] | None = None,
-        place: Place | None = None,
+        place: PlaceIfAny | None = None,
     ) -> list[Versioned | None]:
         """The same with versions: a file that is put in another's place has another number, or time, or
         size."""
@@ -77,7 +87,7 @@ class LocalStore:
         ]
 
     def _ranges(
-        self, requests: Sequence[Request], place: Place | None, known: Sequence[str | None] | None
+        self, requests: Sequence[Request], place: PlaceIfAny | None, known: Sequence[str | None] | None
     ) -> list[tuple[Buffer | None, str | None]]:
         """Bytes and version of each request; `known` None: no version is wanted. Where it is the one that is
         known, no bytes are read."""
@@ -263,14 +273,16 @@ def _leads_up(directory: str, name: str) -> bool:
     return f"{os.path.realpath(directory)}/".startswith(f"{os.path.realpath(path)}/")
 
 
-def _read(fd: int, i: int, request: Request, place: Place | None) -> memoryview | None:
+def _read(fd: int, i: int, request: Request, place: PlaceIfAny | None) -> memoryview | None:
     """One range of an open file, or what there is of it. A directory can be opened, but is no object."""
     start, nbytes = request.start, request.nbytes
     if start < 0 or nbytes is None or nbytes > _MODEST:
         end = os.fstat(fd).st_size
         start = max(end + start, 0) if start < 0 else start
         nbytes = max(min(end - start, end - start if nbytes is None else nbytes), 0)
-    into = memoryview(bytearray(nbytes)) if place is None else place(i, nbytes)
+    into = None if place is None else place(i, nbytes)
+    if into is None:
+        into = memoryview(bytearray(nbytes))
     done = 0
     while done < nbytes:
         try:

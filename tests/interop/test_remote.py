@@ -114,15 +114,15 @@ def test_requests_that_go_over_the_wire(ranges: RangeServer, device: str) -> Non
     array = root["sharded"]  # type: ignore[index]
     assert [one.path for one in ranges.seen] == ["/bucket/v3-consolidated/zarr.json"]
     ranges.forget()
-    array[3:20, 5:20, 1:9]
+    array[3:16, 5:16, 1:9]
     assert [(one.method, one.status) for one in ranges.seen] == [("GET", 206)] * 2
     assert (ranges.seen[0].range or "").startswith("bytes=-")
     ranges.forget()
-    array[3:20, 5:20, 1:9]
+    array[3:16, 5:16, 1:9]
     assert len(ranges.seen) == 1  # the index is known
     whole = opened(ranges, "v3-consolidated", "sharded", device)
     whole[...]
-    assert len(ranges.seen) == 2 * 2 * 2 * 2
+    assert len(ranges.seen) == 2 * 2 * 2  # small shards that are wanted whole come with their index
     assert {one.method for one in ranges.seen} == {"GET"}
     plain = opened(ranges, "v3", "volume", device)
     plain[...]

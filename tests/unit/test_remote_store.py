@@ -306,3 +306,34 @@ def test_a_fault_leaves_no_signature_in_its_context() -> None:
     while one is not None:
         assert "do-not-show" not in repr(one)
         one = one.__context__
+
+
+@pytest.mark.parametrize("location", ["start", "end"])
+@pytest.mark.parametrize("device", ["cpu", "sim"])
+def test_shards_that_are_wanted_whole_come_with_their_index(
+    memory: Memory, store: BucketStore, location: Any, device: str
+) -> None:
+    """One request a shard, where more than half of it is wanted and the rest is soon there; else two."""
+    asked: list[str] = []
+    array = gpuzarr.create_array(
+        *(store,), shape=(40, 24), dtype="u2", chunks=(4, 8), shards=(16, 16), index_location=location
+    )
+    values = np.arange(1, 961, dtype=np.uint16).reshape(40, 24)
+    array[...] = values
+    memory.before = lambda what, path: asked.append(path)
+
+    def read(key: Any) -> np.ndarray:
+        from tests.conftest import to_host
+
+        asked.clear()
+        return to_host(gpuzarr.open_array(store, device=device)[key])
+
+    assert np.array_equal(read(...), values)
+    assert sorted(asked[1:]) == sorted(f"c/{i}/{j}" for i in range(3) for j in range(2))
+    assert np.array_equal(read(np.s_[:10, :9]), values[:10, :9])
+    assert asked[1:] == ["c/0/0"]
+    assert np.array_equal(read(np.s_[:4, :9]), values[:4, :9])
+    assert asked[1:] == ["c/0/0"] * 2
+    memory.objects["c/1/0"] = memory.objects["c/1/0"][:50]
+    with pytest.raises(gpuzarr.GpuzarrError, match="c/1/0"):
+        read(...)

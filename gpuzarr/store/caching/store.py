@@ -199,7 +199,7 @@ class _Versioned(CachedStore):
         self,
         requests: Sequence[Request],
         unless: Sequence[str | None] | None = None,
-        place: Place | None = None,
+        place: PlaceIfAny | None = None,
     ) -> list[Versioned | None]:
         """As `get_ranges`, with the versions."""
         found: list[Versioned | None] = [None] * len(requests)

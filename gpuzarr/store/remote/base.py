@@ -101,7 +101,7 @@ class RemoteStore:
         self,
         requests: Sequence[Request],
         unless: Sequence[str | None] | None = None,
-        place: Place | None = None,
+        place: PlaceIfAny | None = None,
     ) -> list[Versioned | None]:
         """The same with ETags, and with `If-None-Match` for those of `unless`."""
         found: list[Versioned | None] = [None] * len(requests)

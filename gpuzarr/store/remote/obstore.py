@@ -79,8 +79,8 @@ class Obstore:
             meta = result.meta
             data: Any
             if isinstance(self.store, HTTPStore):
-                # A stranger's body may be longer than its head says. As a stream, no more is taken than by one
-                # piece; but it is joined under the interpreter's lock, which others wait for.
+                # A stranger's body may be longer than its head says. As a stream, no more is taken than by
+                # one piece; but it is joined under the interpreter's lock, which others wait for.
                 data = next(iter(result.stream(min_chunk_size=end - first + 1)), b"")
             else:
                 data = result.bytes()
