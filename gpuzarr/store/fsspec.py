@@ -11,9 +11,7 @@ from uuid import uuid4
 
 from gpuzarr.errors import ReadOnlyError, StoreError
 from gpuzarr.store.base import Buffer, Pieces, Place, Request, Same, Traits, clean_key, joined
-
-REMOTE = Traits(concurrency=64, coalesce_gap=1 << 20, request_nbytes=16 << 20)
-"""A round trip costs as much as moving about a megabyte."""
+from gpuzarr.store.remote.base import REMOTE
 
 _ABSENT = (FileNotFoundError, KeyError, NotADirectoryError, IsADirectoryError)
 

@@ -18,6 +18,7 @@ from typing import IO
 from gpuzarr import config
 from gpuzarr.errors import GpuzarrError, LimitError, NotFoundError, StoreError
 from gpuzarr.store.base import Buffer, Place, Request, Traits, below, clean_key, cut
+from gpuzarr.store.remote.transport import shown
 
 # What Python's zipfile and its decompressors raise for archives that are damaged, or that lie.
 _DAMAGE = (
@@ -60,10 +61,14 @@ class ZipStore:
                 file = self._source if isinstance(self._source, str) else self._source()
                 self._opened = os.getpid(), zipfile.ZipFile(file)
             except FileNotFoundError as error:
-                raise NotFoundError(f"no such archive: {self.url}") from error
+                raise NotFoundError(f"no such archive: {self.url}") from self._cause(error)
             except _DAMAGE as error:
-                raise StoreError(f"{self.url} is not a zip archive: {error}") from error
+                raise StoreError(f"{self.url} is not a zip archive: {shown(error)}") from self._cause(error)
         return self._opened[1]
+
+    def _cause(self, error: BaseException) -> BaseException | None:
+        """What went wrong, for tracebacks; what comes from a server may hold a signature."""
+        return error if isinstance(self._source, str) else None
 
     def get_ranges(self, requests: Sequence[Request], place: Place | None = None) -> list[Buffer | None]:
         """Ranges of members."""
@@ -75,7 +80,8 @@ class ZipStore:
             except GpuzarrError:
                 raise
             except _DAMAGE as error:
-                raise StoreError(f"cannot read {request.key} in {self.url}: {error}") from error
+                what = f"cannot read {request.key} in {self.url}: {shown(error)}"
+                raise StoreError(what) from self._cause(error)
         return found
 
     def _get(self, i: int, info: zipfile.ZipInfo, request: Request, place: Place | None) -> Buffer:
