@@ -328,8 +328,9 @@ def test_as_many_in_flight_as_pay_off() -> None:
                 target=lambda: answers.extend(store.get_ranges([Request("object", i, 1) for i in range(40)]))
             )
             reader.start()
-            while server.in_flight < 40:
-                pass
+            until = time.monotonic() + 20
+            while server.in_flight < 40 and time.monotonic() < until:
+                time.sleep(0.001)
         reader.join()
         assert answers == [WHOLE[i : i + 1] for i in range(40)]
         assert server.most_in_flight == 40
