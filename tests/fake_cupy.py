@@ -95,9 +95,13 @@ class Machine:
         assert found.device_id == self.device, "the stream is of a device that is not the current one"
         return found
 
+    def _known(self) -> list[Any]:
+        """What is allocated. Other threads allocate meanwhile, which iteration does not bear."""
+        return [memory for ref in self.memory.valuerefs() if (memory := ref()) is not None]
+
     def require_device(self, address: int, nbytes: int = 0) -> None:
         """All of it is live memory of the current device."""
-        for memory in list(self.memory.values()):
+        for memory in self._known():
             if memory.ptr <= address and address + nbytes <= memory.ptr + max(memory.size, 1):
                 assert memory.device_id == self.device, "memory of another device"
                 return
@@ -112,12 +116,12 @@ class Machine:
 
     def check_red_zones(self) -> None:
         """No kernel wrote where there is no memory."""
-        for memory in list(self.memory.values()):
+        for memory in self._known():
             assert memory.allocation.damage() is None, f"{memory.allocation.label} was written outside"
 
     def live_nbytes(self) -> int:
         """Device memory in use."""
-        return sum(memory.size for memory in list(self.memory.values()))
+        return sum(memory.size for memory in self._known())
 
     @contextmanager
     def on(self, device: int) -> Iterator[None]:
