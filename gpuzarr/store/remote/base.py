@@ -40,8 +40,6 @@ from gpuzarr.store.remote.transport import (
     Transport,
     Unchanged,
     is_strong,
-    secrets_of,
-    shown,
 )
 
 REMOTE = Traits(concurrency=64, coalesce_gap=1 << 20, request_nbytes=16 << 20)
@@ -315,19 +313,3 @@ def _data(answer: Versioned | None) -> Buffer | None:
 
 def _all(answer: Versioned | None) -> Versioned | None:
     return answer
-
-
-__all__ = [
-    "Again",
-    "BucketStore",
-    "DeniedError",
-    "Got",
-    "OutOfRange",
-    "RemoteStore",
-    "Room",
-    "Transport",
-    "Unchanged",
-    "is_strong",
-    "secrets_of",
-    "shown",
-]

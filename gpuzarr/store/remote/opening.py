@@ -26,10 +26,11 @@ from urllib.parse import SplitResult, unquote, urlsplit
 
 from gpuzarr.errors import ArgumentError, MissingDependencyError, StoreError
 from gpuzarr.store.base import Same, Traits, clean_key
-from gpuzarr.store.remote.base import REMOTE, BucketStore, RemoteStore, Transport, secrets_of, shown
+from gpuzarr.store.remote.base import REMOTE, BucketStore, RemoteStore
 from gpuzarr.store.remote.flow import MOST
-from gpuzarr.store.remote.options import SCHEMES, Spoken, basic, spoken, without_user
+from gpuzarr.store.remote.options import SCHEMES, Spoken, spoken, without_user
 from gpuzarr.store.remote.retry import Limit, Patience
+from gpuzarr.store.remote.transport import Transport, secrets_of, shown
 
 OWN = (
     *("backend", "timeout", "deadline", "missing_on_403"),
@@ -291,6 +292,3 @@ def _seconds(own: Mapping[str, Any], name: str, default: float) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0:
         raise ArgumentError(f"{name}={value!r} is not a number of seconds")
     return float(value)
-
-
-__all__ = ["basic", "is_remote", "of_obstore", "open_remote"]
