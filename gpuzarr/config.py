@@ -43,6 +43,13 @@ class Config:
     gds: str = "auto"
     """Whether files are read straight into device memory, through KvikIO. `auto`: where GPUDirect Storage is
     on and requests are large; `on`: also in KvikIO's compatibility mode, and of any size; `off`: never."""
+    remote: str = "staging"
+    """How chunks come from servers to a device: `staging`, through pinned host memory; `kvikio`, through
+    KvikIO's RemoteFile, where nothing on the host has to see them and the server's options can be said so."""
+    native: int = 1
+    """0: the host reads without its compiled core, chunk by chunk. Results are the same."""
+    native_library: str = ""
+    """Another build of that core, for tests."""
     wave_nbytes: int = 0
     """Device memory that the encoded and decoded chunks of the waves of a read may take, scratch included. 0:
     what the device suggests, 2 GiB where it has that."""
@@ -93,6 +100,7 @@ _FROM_0 = (
         "coalesce_gap",
         "device_cache_nbytes",
         "fsync",
+        "native",
         "sim_sanitize",
         "strict",
         "untrusted",
@@ -113,6 +121,8 @@ def _checked(config: Config) -> Config:
             raise ArgumentError(f"{setting.name}={value!r} is not a whole number of at least {least}")
     if config.gds not in ("auto", "on", "off"):
         raise ArgumentError(f"gds={config.gds!r} is none of auto, on and off")
+    if config.remote not in ("staging", "kvikio"):
+        raise ArgumentError(f"remote={config.remote!r} is none of staging and kvikio")
     return config
 
 

@@ -8,8 +8,10 @@
     encode      values in device memory: encoded, and written into memory; beside the host and nvCOMP
     kernels     each kernel that writes or converts by itself, beside a plain copy
     patches     many boxes in one read: from files, from chunks that the device keeps, converted
+    remote      objects of a local server: through staging memory, and by KvikIO
 
-Everything that is timed has been compared with NumPy before. No network; the longest run is some minutes.
+Everything that is timed has been compared with NumPy before. No network but 127.0.0.1; the longest run is
+some minutes.
 `python -m benchmarks.gpu plot FILE.json` draws what was measured.
 """
 
@@ -32,6 +34,7 @@ from benchmarks.gpu.encode import encode_table
 from benchmarks.gpu.kernels import kernel_table
 from benchmarks.gpu.machine import Ceilings, Machine, scratch_folder
 from benchmarks.gpu.patches import patch_table
+from benchmarks.gpu.remote import remote_table, show_remote
 from benchmarks.gpu.scale import SCALES
 from benchmarks.gpu.tables import decode_table, shuffle_table
 from benchmarks.gpu.whole import read_table
@@ -40,7 +43,7 @@ from gpuzarr.cli.doctor import cpu_text
 from gpuzarr.cli.show import Screen
 from gpuzarr.errors import GpuzarrError
 
-SUITES = ("decode", "shuffle", "whole", "crossover", "encode", "kernels", "patches")
+SUITES = ("decode", "shuffle", "whole", "crossover", "encode", "kernels", "patches", "remote")
 PACKAGES = (
     *("gpuzarr", "numpy", "numcodecs", "cupy-cuda13x", "cupy-cuda12x", "nvidia-nvcomp-cu13"),
     *("nvidia-libnvcomp-cu13", "nvidia-nvcomp-cu12", "kvikio-cu13", "kvikio-cu12", "zarr", "tensorstore"),
@@ -102,6 +105,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     report_writes.show_encode(screen, document.get("encode", []))
     report_writes.show_kernels(screen, document.get("kernels", []))
     report_writes.show_patches(screen, document.get("patches", []))
+    show_remote(screen, document.get("remote", []))
     document["goals"] = report.goals(document)
     report.show_goals(screen, document)
     for text in document["left_out"]:
@@ -127,6 +131,7 @@ def _suites(
         "encode": lambda: encode_table(machine, scale, ceilings, late),
         "kernels": lambda: kernel_table(machine, scale, ceilings, late),
         "patches": lambda: patch_table(machine, scale, ceilings, folder, late),
+        "remote": lambda: remote_table(machine, scale, folder, late),
     }
 
 

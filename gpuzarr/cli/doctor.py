@@ -18,6 +18,7 @@ from gpuzarr.codecs import registry
 from gpuzarr.device.choose import choose
 from gpuzarr.errors import GpuzarrError
 from gpuzarr.store import gds
+from gpuzarr.store.remote import kvikio
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +136,9 @@ def _devices() -> list[Check]:
     mode = gds.mode() if driver else "needs a CUDA driver"
     told = {"gds": "on", "compat": "off: KvikIO is in compatibility mode"}.get(mode, mode)
     checks.append(Check(table, "  GPUDirect Storage", mode == "gds", told))
+    mode = kvikio.mode() if driver else "needs a CUDA driver"
+    told = 'there: the setting remote="kvikio" takes it' if mode == "kvikio" else mode
+    checks.append(Check(table, "  objects to GPU memory", mode == "kvikio", told))
     return checks
 
 

@@ -165,7 +165,7 @@ class Uncompressed:
 
 @dataclass(frozen=True, slots=True)
 class FileRead:
-    """A part of a file, from byte `start` on, that is to fill a buffer."""
+    """A part of a file or object, from byte `start` on, that is to fill a buffer."""
 
     path: str
     start: int
@@ -180,7 +180,7 @@ class Device(Protocol):
     timed: bool
     """Its time counts, so that the host may take from it what it does sooner itself."""
     direct: str
-    """Who reads files straight into its memory: `kvikio`; `sim`: the device itself, for tests."""
+    """Who reads straight into its memory: `kvikio`; `sim`: the device itself, for tests."""
     wave_nbytes: int
     """Memory that the waves of a read may take, where the setting does not say."""
 
@@ -192,9 +192,10 @@ class Device(Protocol):
         """Host memory to fill."""
         ...
 
-    def read_files(self, reads: Sequence[FileRead], reader: FileReader) -> None:
-        """Fill device memory from files, with `reader` if `direct` names it. Nothing else may use the memory.
-        When this returns, all bytes are there for every lane; when it raises, nothing is under way."""
+    def read_files(self, reads: Sequence[FileRead], reader: FileReader | None) -> None:
+        """Fill device memory from files, or from what else `reader` reads; None: the device reads files
+        itself, if it can. Nothing else may use the memory. When this returns, all bytes are there for every
+        lane; when it raises, nothing is under way."""
         ...
 
     def form(self, dtype: np.dtype[Any]) -> tuple[np.dtype[Any], tuple[int, ...]]:

@@ -234,8 +234,10 @@ class CudaDevice:
         with self.using(f"{nbytes} bytes of pinned host memory"):
             return self.cupy.cuda.alloc_pinned_memory(nbytes)
 
-    def read_files(self, reads: Sequence[FileRead], reader: FileReader) -> None:
+    def read_files(self, reads: Sequence[FileRead], reader: FileReader | None) -> None:
         """See `device.base.Device`."""
+        if reader is None:
+            raise DeviceError(f"{self.name} reads no files by itself")
         with self.using("reading files"):
             placed = [(read, usable(read.into, self.number, "reading files")) for read in reads]
             reader([(read.path, read.start, into.nbytes, into.address) for read, into in placed])

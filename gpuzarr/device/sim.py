@@ -259,10 +259,14 @@ class SimDevice:
         """Small blocks of garbage, and garbage again after `reset`."""
         return Staging(lambda nbytes: np.full(nbytes, GARBAGE, np.uint8), _spoil, STAGING_NBYTES)
 
-    def read_files(self, reads: Sequence[FileRead], reader: FileReader) -> None:
-        """Without `reader`: with plain reads."""
-        for read in reads:
-            into = _buffer(read.into, "read_files").bytes()
+    def read_files(self, reads: Sequence[FileRead], reader: FileReader | None) -> None:
+        """By itself with plain reads. A `reader` gets addresses of the host's."""
+        placed = [(read, _buffer(read.into, "read_files").bytes()) for read in reads]
+        if reader is not None:
+            reader([(read.path, read.start, into.nbytes, into.ctypes.data) for read, into in placed])
+            self.count(file_reads=len(placed), file_nbytes=sum(into.nbytes for _, into in placed))
+            return
+        for read, into in placed:
             try:
                 with open(read.path, "rb", buffering=0) as file:
                     file.seek(read.start)

@@ -48,7 +48,8 @@ class Explanation:
     batches: int
     stages: tuple[StageReport, ...]
     direct: str = ""
-    """How encoded bytes go straight into device memory: `gds`, `compat`, `sim`; empty if they do not."""
+    """How encoded bytes go straight into device memory: `gds`, `compat`, `kvikio`, `sim`; empty if they do
+    not."""
 
     def __str__(self) -> str:
         fetch = "unknown until read" if self.stored_nbytes is None else size_text(self.stored_nbytes)
@@ -95,8 +96,9 @@ def explain(source: Source, selection: Selection, place: Place) -> Explanation:
         batches = -(-taken // wave_budget(place.device))
         sooner = host_is_sooner(place.device, plan, chains, 0, len(plan))
         likely = (decoded if stored is None else stored) or 0
-        if plan.requests and not sooner and worth(likely, plan.requests):
+        if plan.requests and not sooner:
             direct = how(source.store, chains, place.device)
+            direct = direct if worth(direct, likely, plan.requests) else ""
     else:
         batches, sooner = len(bundles(plan, source)) - 1, False
     return Explanation(

@@ -56,7 +56,8 @@ class ReadStats:
     bytes_crossed: int = 0
     """Bytes copied from host to device memory."""
     bytes_direct: int = 0
-    """Bytes that files gave straight to device memory; they are among `bytes_read`, and do not cross."""
+    """Bytes that files or servers gave straight to device memory; they are among `bytes_read`, and do not
+    cross."""
     waves: int = 0
     """Batches that the device decoded."""
     peak_device_bytes: int = 0

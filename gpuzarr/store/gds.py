@@ -1,4 +1,5 @@
 """Files straight into device memory, through KvikIO (GPUDirect Storage): the only room that imports it.
+Objects of servers: `remote/kvikio.py`.
 
     file  | .. page | request ........ | page .. |     pieces of up to 4 MiB, each one task of KvikIO's pool
     memory          | request ........ |               all in flight, of many files at once
@@ -29,7 +30,7 @@ FILES = 64
 def mode() -> str:
     """`gds`: from disk to device memory; `compat`: KvikIO copies by way of host memory; else the reason why
     it can do neither."""
-    kvikio, why = _loaded()
+    kvikio, why = loaded()
     if kvikio is None:
         return why
     try:
@@ -79,7 +80,7 @@ class _File:
             for start, nbytes, address in reads:
                 for done in range(0, nbytes, PIECE_NBYTES):
                     size = min(nbytes - done, PIECE_NBYTES)
-                    into = _Memory(address + done, size)
+                    into = Memory(address + done, size)
                     self.futures.append((size, handle.pread(into, size, start + done, size)))
         except Exception as error:  # RuntimeError, OSError, and others of its layers
             return [self._wrong(error)]
@@ -104,7 +105,7 @@ class _File:
         return StoreError(f"cannot read {self.path} into device memory: {what}")
 
 
-class _Memory:
+class Memory:
     """Device memory, as KvikIO takes it."""
 
     def __init__(self, address: int, nbytes: int) -> None:
@@ -118,14 +119,14 @@ class _Memory:
 
 
 def _kvikio() -> Any:
-    found, why = _loaded()
+    found, why = loaded()
     if found is None:
         raise MissingDependencyError(why, hint='pip install "gpuzarr[cuda13]", or gpuzarr[cuda12]')
     return found
 
 
 @cache
-def _loaded() -> tuple[Any, str]:
+def loaded() -> tuple[Any, str]:
     """KvikIO, or None and why not. It gets as many threads as the host engine has, unless somebody has given
     it more than the one it begins with."""
     try:

@@ -89,6 +89,17 @@ def test_what_a_row_of_boxes_says(document: dict[str, Any]) -> None:
     assert raw["requests"] == raw["chunks"] > 1
 
 
+def test_what_a_row_of_objects_says(document: dict[str, Any]) -> None:
+    raw, shards, boxes = document["remote"][:3]
+    staging, straight = raw["ways"]["staging"], raw["ways"]["kvikio"]
+    count = 32 * 32 * 64 // (16 * 16 * 16)
+    assert (staging["requests"], staging["direct"], straight["requests"]) == (count, 0, 3 * count)
+    assert staging["read"] == straight["direct"] == raw["nbytes"] == 2 * 32 * 32 * 64
+    assert set(raw["seconds"]) >= {"staging", "kvikio"}
+    assert shards["ways"]["kvikio"]["direct"] == 0  # so small a shard comes with its index
+    assert 0 < boxes["ways"]["kvikio"]["direct"] < boxes["ways"]["staging"]["read"]
+
+
 def test_that_nothing_ran_on_a_gpu_is_said(document: dict[str, Any]) -> None:
     assert "nothing here has run on a GPU" in document["machine"]["note"]
     assert "nothing of this has run on a GPU" in document["said"]

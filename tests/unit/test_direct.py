@@ -281,7 +281,7 @@ def test_a_device_fills_its_memory_or_says_what_is_wrong(tmp_path: Path) -> None
     lane = device.lane()
     into, host = lane.empty(300), np.zeros(300, np.uint8)
     device.read_files(
-        [FileRead(str(path), 10, into.part(0, 90)), FileRead(str(path), 0, into.part(200, 100))], gds.read
+        [FileRead(str(path), 10, into.part(0, 90)), FileRead(str(path), 0, into.part(200, 100))], None
     )
     lane.download(into, host)
     lane.synchronize()
@@ -289,11 +289,11 @@ def test_a_device_fills_its_memory_or_says_what_is_wrong(tmp_path: Path) -> None
     assert host.tobytes() == data[10:] + bytes([0xA5]) * 110 + data
     for wrong in (FileRead(str(path), 11, into.part(0, 90)), FileRead(str(tmp_path / "no"), 0, into)):
         with pytest.raises(StoreError, match=wrong.path):
-            device.read_files([wrong], gds.read)
+            device.read_files([wrong], None)
     lane.synchronize()
     lane.reset()
     with pytest.raises(DeviceError, match="given back"):
-        device.read_files([FileRead(str(path), 0, into)], gds.read)
+        device.read_files([FileRead(str(path), 0, into)], None)
 
 
 def test_links_inside_are_followed(tmp_path: Path) -> None:
@@ -415,9 +415,9 @@ def kvikio(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeKvikIO]:
     made = FakeKvikIO()
     for name in ("kvikio", "kvikio.defaults", "kvikio.cufile_driver"):
         monkeypatch.setitem(sys.modules, name, made if name == "kvikio" else getattr(made, name[7:]))
-    gds._loaded.cache_clear()
+    gds.loaded.cache_clear()
     yield made
-    gds._loaded.cache_clear()
+    gds.loaded.cache_clear()
     assert made.open == 0
 
 
@@ -493,7 +493,7 @@ def test_the_mode_is_said(kvikio: FakeKvikIO, monkeypatch: pytest.MonkeyPatch) -
     driver["get"] = fail
     assert gds.mode() == "compat"
     monkeypatch.setitem(sys.modules, "kvikio", None)
-    gds._loaded.cache_clear()
+    gds.loaded.cache_clear()
     assert gds.mode() == "KvikIO is not installed"
     with pytest.raises(MissingDependencyError, match="KvikIO is not installed"):
         gds.read([])

@@ -227,6 +227,23 @@ class RemoteStore:
         """Unknown: asking costs a round trip."""
         return None
 
+    def look(self, keys: Sequence[str]) -> list[tuple[int | None, str | None] | None]:
+        """Sizes and versions as far as the server says them, by a request for one byte of each; None: no such
+        object."""
+
+        def ask(i: int, stop: threading.Event) -> tuple[int | None, str | None] | None:
+            path = self.prefix + clean_key(keys[i])
+            get = partial(self.transport.get, path, 0, 1, None, None, _one)
+            try:
+                got = self._do(f"look for {keys[i]}", get, stop=stop)
+            except OutOfRange:
+                return 0, None
+            return None if got is None else (got.total, got.version)
+
+        stream = Stream(ask, [1] * len(keys), self.limit.waiters, lambda i, answer: answer)
+        found = dict(finished(stream))
+        return [found[i] for i in range(len(keys))]
+
     def exists(self, key: str) -> bool:
         """Whether a HEAD request finds it."""
         try:
@@ -305,6 +322,11 @@ _DENIED = (
     "a bucket that may not be listed says so of objects that are missing too: "
     'storage_options={"missing_on_403": True} takes them for missing'
 )
+
+
+def _one(nbytes: int) -> None:
+    if nbytes > 1:
+        raise Again(f"{nbytes} bytes where one was asked for", most=4)
 
 
 def _data(answer: Versioned | None) -> Buffer | None:

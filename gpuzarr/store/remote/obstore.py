@@ -18,6 +18,7 @@ from obstore.store import AzureStore, GCSStore, HTTPStore, S3Store
 from gpuzarr.errors import ArgumentError, ChangedError, ReadOnlyError, StoreError
 from gpuzarr.store.base import Buffer, Pieces, joined
 from gpuzarr.store.remote.html_index import names_on, walk
+from gpuzarr.store.remote.kvikio import Endpoint
 from gpuzarr.store.remote.retry import Patience
 from gpuzarr.store.remote.said import failure
 from gpuzarr.store.remote.transport import Got, OutOfRange, Room, is_strong, shown
@@ -42,6 +43,8 @@ class Obstore:
     lists: bool = True
     made_in: int = field(default_factory=os.getpid)
     """The process whose threads wait."""
+    endpoint: Endpoint | None = field(default=None, repr=False, compare=False)
+    """How KvikIO asks for the same objects, where it can."""
     _odd: set[str] = field(default_factory=set, repr=False, compare=False)
     """What this server turned out not to know."""
 

@@ -28,6 +28,7 @@ from gpuzarr.errors import ArgumentError, MissingDependencyError, StoreError
 from gpuzarr.store.base import Same, Traits, clean_key
 from gpuzarr.store.remote.base import REMOTE, BucketStore, RemoteStore
 from gpuzarr.store.remote.flow import MOST
+from gpuzarr.store.remote.kvikio import endpoint
 from gpuzarr.store.remote.options import SCHEMES, Spoken, spoken, without_user
 from gpuzarr.store.remote.retry import Limit, Patience
 from gpuzarr.store.remote.transport import Transport, secrets_of, shown
@@ -234,12 +235,14 @@ def _obstore(wanted: _Wanted, said: Spoken) -> Transport:
     if scheme == "http":
         query = f"/?{parts.query}" if parts.query else ""
         hidden = (*secrets, *filter(None, [parts.query]))
-        return Obstore(http(place[2] + query, options), place, hidden, lists=False)
+        end = endpoint(scheme, place, said, query.removeprefix("/"), wanted.most)
+        return Obstore(http(place[2] + query, options), place, hidden, lists=False, endpoint=end)
     if scheme == "s3" and str(place[1] or "").startswith("http://"):
         options["allow_http"] = True
     if scheme == "az" and "@" in parts.netloc:
         said.config.setdefault("account_name", parts.netloc.partition("@")[2].partition(".")[0])
-    return Obstore(bucket(scheme, place[2], said.config, options, said.provider), place, secrets)
+    held = bucket(scheme, place[2], said.config, options, said.provider)
+    return Obstore(held, place, secrets, endpoint=endpoint(scheme, place, said, "", wanted.most))
 
 
 def _fsspec(wanted: _Wanted) -> Transport:
