@@ -17,8 +17,8 @@ export PYTHONDONTWRITEBYTECODE = 1
 .PHONY: demo test check lint types gates fuzz bench test-gpu bench-gpu clean
 .DELETE_ON_ERROR:
 
-# One stamp for each set of extras: it is made anew when pyproject.toml changes.
-$(VENV)/.%: pyproject.toml
+# One stamp for each set of extras: it is made anew when pyproject.toml changes, or what is compiled.
+$(VENV)/.%: pyproject.toml gpuzarr/native/core.c gpuzarr/native/build.py
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "gpuzarr needs Python 3.11 or newer; set PYTHON=…")'
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "installing gpuzarr[$*] into $(VENV)"

@@ -9,9 +9,12 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterator
 from functools import partial
+from itertools import pairwise
+
+import numpy as np
 
 from gpuzarr import config
-from gpuzarr.engine.fetch import Fetched, Rows, Target
+from gpuzarr.engine.fetch import Part, Rows, Target
 from gpuzarr.engine.scratch import scratch
 from gpuzarr.engine.source import ReadStats, Source
 from gpuzarr.engine.workers import run_all
@@ -19,7 +22,7 @@ from gpuzarr.errors import GpuzarrError
 from gpuzarr.plan.table import Plan
 from gpuzarr.store.base import Buffer, StreamingStore, streaming
 
-Land = Callable[[Rows, Iterator[Fetched]], None]
+Land = Callable[[Rows, Iterator[Part]], None]
 """Decodes rows as they come, and puts them into their places. Runs on several threads at once."""
 
 _TOGETHER = 16384
@@ -67,7 +70,7 @@ class _Arriving:
         self.rows, self.stats, self.target = rows, stats, target
         self.wanted: dict[int, memoryview] = {}
         self.asked = [i for i in range(len(rows.requests)) if i not in rows.bodies]
-        self._parts: deque[list[Fetched]] = deque()
+        self._parts: deque[Part] = deque()
         for i in rows.bodies:
             self._parts += self._cut(i, rows.checked(i, rows.held(i)))
         requests = [rows.requests[i] for i in self.asked]
@@ -85,13 +88,13 @@ class _Arriving:
         self.wanted[i] = into
         return into
 
-    def __iter__(self) -> Iterator[Fetched]:
-        """As `Rows.fetch` gives them."""
+    def __iter__(self) -> Iterator[Part]:
+        """As they come."""
         while part := self._next():
-            yield from part
+            yield part
 
-    def _next(self) -> list[Fetched]:
-        """Some rows that nobody has; none at the end."""
+    def _next(self) -> Part | None:
+        """Some rows that nobody has; None at the end."""
         while True:
             with self._came:
                 while not self._parts and self._waited_for and not self._ended:
@@ -99,9 +102,9 @@ class _Arriving:
                 if self._parts:
                     return self._parts.popleft()
                 if self._ended:
-                    return []
+                    return None
                 self._waited_for = True
-            parts: list[list[Fetched]] = []
+            parts: list[Part] = []
             try:
                 parts = self._answer()
             finally:
@@ -111,7 +114,7 @@ class _Arriving:
                     self._ended |= not parts
                     self._came.notify_all()
 
-    def _answer(self) -> list[list[Fetched]]:
+    def _answer(self) -> list[Part]:
         """The rows of the next answer, in parts; none at the end."""
         rows = self.rows
         try:
@@ -126,18 +129,15 @@ class _Arriving:
         self.stats.add(requests=1, bytes_read=0 if view is None else view.nbytes)
         return self._cut(i, view)
 
-    def _cut(self, i: int, view: memoryview | None) -> list[list[Fetched]]:
+    def _cut(self, i: int, view: memoryview | None) -> list[Part]:
         """The rows of a request, in parts."""
         rows = self.rows
-        parts: list[list[Fetched]] = []
-        left = 0
-        for one in rows.chunks(i, view, self.wanted.pop(i, None)):
-            if left <= 0:
-                parts.append([])
-                left = _PART_NBYTES
-            parts[-1].append(one)
-            left -= 0 if one[2] is None else one[2].nbytes
-        return parts
+        part = rows.part(i, view, self.wanted.pop(i, None))
+        if view is None or part.hi - part.lo == 1:
+            return [part]
+        before = np.cumsum(rows.plan.nbytes[rows.first + part.lo : rows.first + part.hi - 1])
+        cuts = (np.flatnonzero(np.diff(before // _PART_NBYTES, prepend=0)) + 1 + part.lo).tolist()
+        return [part._replace(lo=lo, hi=hi) for lo, hi in pairwise([part.lo, *cuts, part.hi])]
 
     def close(self) -> None:
         """Nobody takes any more."""

@@ -7,7 +7,7 @@ Bundles and waves are those of any read; what differs is the landing, where a ch
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from itertools import pairwise
 from typing import Any
@@ -21,7 +21,8 @@ from gpuzarr.device.choose import Place
 from gpuzarr.engine.arriving import read_arriving, streams
 from gpuzarr.engine.cache import Known, Slot
 from gpuzarr.engine.convert import Finish
-from gpuzarr.engine.fetch import Fetched, Rows
+from gpuzarr.engine.core import Core, Table
+from gpuzarr.engine.fetch import Fetched, Part, Rows
 from gpuzarr.engine.host import bundles
 from gpuzarr.engine.planning import check_exact, resolved
 from gpuzarr.engine.read import carried, empty
@@ -164,6 +165,13 @@ class _HostBoxes:
             self._hulls() if known is None and len(self.chains) == 1 and self.chains[0].parts else None
         )
         """[chunks, 2]: the bytes of each decoded chunk that its pieces lie between."""
+        self.core = self._core() if known is None and finish.conversion is None else None
+
+    def _core(self) -> Core | None:
+        pieces, plan = self.pieces, self.plan
+        table = Table(pieces.chunk_lo, pieces.out_lo, pieces.extent, pieces.step, pieces.first, plan.slot)
+        strides = [[0, *chain.strides] for chain in self.chains]
+        return Core.of(self.source, plan, self.chains, table, strides, self.result, self.fill, self.stats)
 
     def _hulls(self) -> Int64s:
         pieces, chain = self.pieces, self.chains[0]
@@ -176,12 +184,32 @@ class _HostBoxes:
         """The requests from `first` up to `last`."""
         rows, memory = Rows(self.source, self.plan, first, last), scratch()
         try:
-            self.arriving(rows, rows.fetch(0, len(rows.requests), self.stats, memory.take))
+            if self.core is not None and self.core.files:
+                self.core.read(rows, partial(self._again, rows))
+            else:
+                self._read(rows, rows.parts(0, len(rows.requests), self.stats, memory.take))
         finally:
             memory.release()
 
-    def arriving(self, rows: Rows, fetched: Iterator[Fetched]) -> None:
+    def arriving(self, rows: Rows, parts: Iterator[Part]) -> None:
         """Rows in any order."""
+        for part in parts:
+            self._read(rows, [part])
+
+    def _read(self, rows: Rows, parts: list[Part]) -> None:
+        """Decode chunks into their places."""
+        if self.core is None:
+            self._decode(rows, (one for part in parts for one in rows.chunks(part)))
+        else:
+            self.core.fetched(rows, parts, lambda row: self._decode(rows, rows.one(parts, row)))
+
+    def _again(self, rows: Rows, row: int) -> None:
+        """A file that the core left."""
+        scratch().reset()
+        self._decode(rows, rows.fetch(row, row + 1, self.stats, scratch().take))
+
+    def _decode(self, rows: Rows, fetched: Iterable[Fetched]) -> None:
+        """The same by the codecs themselves."""
         chunks = filled = 0
         for row, key, stored, _ in fetched:
             slot = self._slot(rows.first + row)
@@ -242,6 +270,9 @@ class _HostBoxes:
     def fill_absent(self) -> None:
         """The pieces whose chunks the shard indexes say are missing."""
         absent = range(int(self.plan.request[-1]), len(self.plan))
+        if self.core is not None:
+            self.core.missing(absent.start, absent.stop)
+            return
         self.stats.add(filled=sum(self._land(self._slot(row), None) for row in absent))
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
+from typing import NamedTuple
 
 from gpuzarr import config
 from gpuzarr.engine.source import MODEST_NBYTES, ReadStats, Source
@@ -19,6 +20,18 @@ Target = Callable[[int], memoryview | None]
 
 Fetched = tuple[int, str, memoryview | None, bool]
 """A row, its key, its encoded bytes, and whether they lie where they were wanted."""
+
+
+class Part(NamedTuple):
+    """Rows `lo` to `hi` (exclusive) of one request, and its bytes from byte `begin` of the object on. `view`
+    None: there is no such object. `placed`: they lie where they were wanted."""
+
+    lo: int
+    hi: int
+    key: str
+    view: memoryview | None
+    begin: int
+    placed: bool
 
 
 class Rows:
@@ -115,24 +128,41 @@ class Rows:
     ) -> Iterator[Fetched]:
         """For every row of the requests `first` up to `last`: the row, its key, its encoded bytes (None: no
         such object), and whether they lie at its `target`."""
+        for part in self.parts(first, last, stats, take, target):
+            yield from self.chunks(part)
+
+    def parts(
+        self, first: int, last: int, stats: ReadStats, take: Take, target: Target = lambda row: None
+    ) -> list[Part]:
+        """The same, a part a request."""
         wanted = [target(row) if end - row == 1 else None for row, end in self.spans[first:last]]
 
         def place(i: int, nbytes: int) -> memoryview:
             into = wanted[i - first]
             return into if into is not None and into.nbytes == nbytes else take(nbytes)
 
-        for i, view in enumerate(self.get(first, last, stats, place)):
-            yield from self.chunks(first + i, view, wanted[i])
+        views = self.get(first, last, stats, place)
+        return [self.part(first + i, view, wanted[i]) for i, view in enumerate(views)]
 
-    def chunks(self, i: int, view: memoryview | None, wanted: memoryview | None) -> Iterator[Fetched]:
-        """The rows of one request."""
-        request, (row, end) = self.requests[i], self.spans[i]
-        if view is None or request.nbytes is None:
-            yield row, request.key, view, view is not None and view is wanted
+    def part(self, i: int, view: memoryview | None, wanted: memoryview | None) -> Part:
+        """All rows of a request, with the answer to it."""
+        lo, hi = self.spans[i]
+        return Part(lo, hi, self.keys[i], view, self.requests[i].start, view is not None and view is wanted)
+
+    def chunks(self, part: Part) -> Iterator[Fetched]:
+        """The rows of a part, one by one."""
+        view = part.view
+        if view is None or self.nbytes[part.lo] == WHOLE:
+            yield part.lo, part.key, view, part.placed
             return
-        for at in range(row, end):
-            begin = self.start[at] - request.start
-            yield at, request.key, view[begin : begin + self.nbytes[at]], view is wanted
+        for at in range(part.lo, part.hi):
+            begin = self.start[at] - part.begin
+            yield at, part.key, view[begin : begin + self.nbytes[at]], part.placed
+
+    def one(self, parts: Sequence[Part], row: int) -> Iterator[Fetched]:
+        """One row of some parts."""
+        part = next(part for part in parts if part.lo <= row < part.hi)
+        return self.chunks(part._replace(lo=row, hi=row + 1))
 
     def check_whole(self, i: int, nbytes: int) -> None:
         """Whole objects have a size that their chunk may have."""

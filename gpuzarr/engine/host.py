@@ -4,14 +4,14 @@ A bundle is a run of requests that one worker takes through fetch → decode →
 cache. A chunk that is contiguous in the result is decoded straight into it; others go through memory that
 each thread keeps. A thread takes the next bundle when it is done with one, and the calling thread works too.
 
-A bundle with its bound chain is also the seam for a compiled core: one that knows the chain can take all of
-it.
+Where the host core knows the chain, it takes whole bundles (engine/core.py); what it leaves comes back here,
+chunk by chunk.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from functools import partial
+from collections.abc import Iterable, Iterator
+from functools import cached_property, partial
 from itertools import pairwise
 from types import EllipsisType
 from typing import Any
@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 
 from gpuzarr import config
 from gpuzarr.engine.arriving import read_arriving, streams
-from gpuzarr.engine.fetch import Fetched, Rows, Target
+from gpuzarr.engine.core import Core, Table
+from gpuzarr.engine.fetch import Fetched, Part, Rows, Target
 from gpuzarr.engine.scratch import scratch
 from gpuzarr.engine.source import ReadStats, Source
 from gpuzarr.engine.workers import run_all
@@ -81,26 +82,38 @@ class _Work:
         """Every group is a Span, so boxes are slices on both sides."""
         self.spans = [group for group in groups if isinstance(group, Span)]
         self.steps = [group.step if isinstance(group, Span) else 1 for group in groups]
+        self.core = self._core() if self.simple else None
+
+    def _core(self) -> Core | None:
+        plan, axes = self.plan, [group.axis for group in self.spans]
+        table = Table(plan.chunk_lo, plan.out_lo, plan.extent, np.array(self.steps, np.int64))
+        strides = [[chain.strides[axis] for axis in axes] for chain in self.chains]
+        return Core.of(self.source, plan, self.chains, table, strides, self.flat, self.fill, self.stats)
 
     def run(self, first: int, last: int) -> None:
         """The requests from `first` up to `last`."""
         rows, memory = Rows(self.source, self.plan, first, last), scratch()
         boxes = _Boxes(self, rows.first, rows.end)
-        many = len(rows.requests)
-        if self.source.store.traits.concurrency == 1:
-            many = max(_TOGETHER // (self.chains[rows.shape[0]].spec.nbytes or _TOGETHER), 1)
-        target = self._target(rows, boxes)
         try:
+            if self.core is not None and self.core.files:
+                self.core.read(rows, partial(self._again, rows, boxes))
+                return
+            many = len(rows.requests)
+            if self.source.store.traits.concurrency == 1:
+                many = max(_TOGETHER // (self.chains[rows.shape[0]].spec.nbytes or _TOGETHER), 1)
+            target = self._target(rows, boxes)
             for begin in range(0, len(rows.requests), many):
                 memory.reset()
                 end = min(begin + many, len(rows.requests))
-                self._land(rows, boxes, rows.fetch(begin, end, self.stats, memory.take, target))
+                self._land(rows, boxes, rows.parts(begin, end, self.stats, memory.take, target))
         finally:
             memory.release()
 
-    def arriving(self, rows: Rows, fetched: Iterator[Fetched]) -> None:
+    def arriving(self, rows: Rows, parts: Iterator[Part]) -> None:
         """Rows in any order."""
-        self._land(rows, _Boxes(self, rows.first, rows.end), fetched)
+        boxes = _Boxes(self, rows.first, rows.end)
+        for part in parts:
+            self._land(rows, boxes, [part])
 
     def target(self, rows: Rows) -> Target:
         """Where encoded chunks may lie for good."""
@@ -110,8 +123,20 @@ class _Work:
         raw = any(not chain.stages and chain.plain for chain in self.chains)
         return partial(self._raw_target, rows, boxes) if raw and self.simple else _nowhere
 
-    def _land(self, rows: Rows, boxes: _Boxes, fetched: Iterator[Fetched]) -> None:
+    def _land(self, rows: Rows, boxes: _Boxes, parts: list[Part]) -> None:
         """Decode chunks into their places."""
+        if self.core is None:
+            self._decode(rows, boxes, (one for part in parts for one in rows.chunks(part)))
+        else:
+            self.core.fetched(rows, parts, lambda row: self._decode(rows, boxes, rows.one(parts, row)))
+
+    def _again(self, rows: Rows, boxes: _Boxes, row: int) -> None:
+        """A file that the core left."""
+        scratch().reset()
+        self._decode(rows, boxes, rows.fetch(row, row + 1, self.stats, scratch().take))
+
+    def _decode(self, rows: Rows, boxes: _Boxes, fetched: Iterable[Fetched]) -> None:
+        """The same by the codecs themselves."""
         chunks = direct = filled = 0
         for row, key, stored, placed in fetched:
             if stored is None:
@@ -157,6 +182,9 @@ class _Work:
     def fill_absent(self) -> None:
         """The pieces whose chunks the shard indexes say are missing."""
         lo, hi = int(self.plan.request[-1]), len(self.plan)
+        if self.core is not None:
+            self.core.missing(lo, hi)
+            return
         for begin in range(lo, hi, 4096):
             end = min(begin + 4096, hi)
             boxes = _Boxes(self, begin, end)
@@ -166,30 +194,53 @@ class _Work:
 
 
 class _Boxes:
-    """Where the pieces of some rows lie, in their chunks and in the flat result."""
-
-    __slots__ = ("chunk_lo", "extent", "out_lo", "parts", "plan", "steps", "whole")
+    """Where the pieces of some rows lie, in their chunks and in the flat result. As lists, which loops read
+    faster than columns, and only when somebody asks."""
 
     def __init__(self, work: _Work, lo: int, hi: int) -> None:
-        plan, rows = work.plan, slice(lo, hi)
-        self.plan, self.steps = plan, work.steps
-        self.chunk_lo: list[list[int]] = plan.chunk_lo[rows].tolist()
-        self.out_lo: list[list[int]] = plan.out_lo[rows].tolist()
-        self.extent: list[list[int]] = plan.extent[rows].tolist()
-        self.whole: list[bool] = []
+        self.work, self.plan, self.steps, self.rows = work, work.plan, work.steps, slice(lo, hi)
+
+    @cached_property
+    def chunk_lo(self) -> list[list[int]]:
+        found: list[list[int]] = self.plan.chunk_lo[self.rows].tolist()
+        return found
+
+    @cached_property
+    def out_lo(self) -> list[list[int]]:
+        found: list[list[int]] = self.plan.out_lo[self.rows].tolist()
+        return found
+
+    @cached_property
+    def extent(self) -> list[list[int]]:
+        found: list[list[int]] = self.plan.extent[self.rows].tolist()
+        return found
+
+    @cached_property
+    def whole(self) -> list[bool]:
         """Whether a row takes its chunk whole."""
-        if work.simple:
-            shapes = np.array(plan.shapes, np.int64).reshape(len(plan.shapes), -1)
-            self.whole = np.all(plan.extent[rows] == shapes[plan.shape[rows]], axis=1).tolist()
-        self.parts: list[tuple[int, int]] = []
+        if not self.work.simple:
+            return []
+        plan = self.plan
+        shapes = np.array(plan.shapes, np.int64).reshape(len(plan.shapes), -1)
+        found: list[bool] = np.all(plan.extent[self.rows] == shapes[plan.shape[self.rows]], axis=1).tolist()
+        return found
+
+    @cached_property
+    def parts(self) -> list[tuple[int, int]]:
         """The bytes of the decoded chunk that a row's piece lies between, where a codec wants to know."""
-        if work.simple and len(work.chains) == 1 and work.chains[0].parts and not all(self.whole):
-            chain, steps = work.chains[0], np.array(work.steps, np.int64)
-            strides = np.array([chain.strides[g.axis] for g in work.spans], np.int64)
-            bounds = hulls(
-                plan.chunk_lo[rows], plan.extent[rows], steps, strides, chain.layout.dtype.itemsize
-            )
-            self.parts = list(zip(*(bound.tolist() for bound in bounds), strict=True))
+        work, plan = self.work, self.plan
+        if not work.simple or len(work.chains) > 1 or not work.chains[0].parts or all(self.whole):
+            return []
+        chain, steps = work.chains[0], np.array(work.steps, np.int64)
+        strides = np.array([chain.strides[g.axis] for g in work.spans], np.int64)
+        bounds = hulls(
+            plan.chunk_lo[self.rows],
+            plan.extent[self.rows],
+            steps,
+            strides,
+            chain.layout.dtype.itemsize,
+        )
+        return list(zip(*(bound.tolist() for bound in bounds), strict=True))
 
     def target(self, row: int) -> Box:
         """The piece's box in the flat result."""

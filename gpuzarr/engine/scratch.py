@@ -15,6 +15,7 @@ from gpuzarr.codecs.chain import Chain
 _KEPT = 8 << 20
 """Bytes that a thread keeps between reads."""
 _LEAST = 1 << 20
+_SPARE = 4096
 
 
 class Scratch:
@@ -24,6 +25,7 @@ class Scratch:
         self._encoded = np.empty(0, np.uint8)
         self._chunk = np.empty(0, np.uint8)
         self._laid_out = np.empty(0, np.uint8)
+        self._container = np.empty(0, np.uint8)
         self._used = 0
 
     def reset(self) -> None:
@@ -39,6 +41,8 @@ class Scratch:
             self._chunk = np.empty(0, np.uint8)
         if self._laid_out.nbytes > _KEPT:
             self._laid_out = np.empty(0, np.uint8)
+        if self._container.nbytes > _KEPT:
+            self._container = np.empty(0, np.uint8)
 
     def take(self, nbytes: int) -> memoryview:
         """Memory for encoded bytes, until `reset`."""
@@ -56,11 +60,27 @@ class Scratch:
         """Memory for one decoded chunk, until the next one. Pages that are never written cost nothing, so a
         chunk that promises too much takes no more than it gives."""
         nbytes = chain.layout.nbytes
-        if nbytes is None or not chain.stages:
-            return None
+        return None if nbytes is None or not chain.stages else self.chunk(nbytes)
+
+    def chunk(self, nbytes: int) -> NDArray[np.uint8]:
+        """The same, of so many bytes."""
         if nbytes > self._chunk.nbytes:
             self._chunk = np.empty(nbytes, np.uint8)
         return self._chunk[:nbytes]
+
+    def file(self, decoded: int) -> NDArray[np.uint8]:
+        """Memory for a file that is an encoded chunk, with some room to spare, until the next one, `take`, or
+        `reset`."""
+        nbytes = decoded + decoded // 16 + _SPARE
+        if nbytes > self._encoded.nbytes:
+            self._encoded = np.empty(nbytes, np.uint8)
+        return self._encoded
+
+    def container(self, decoded: int) -> NDArray[np.uint8]:
+        """Memory for a part of an encoded chunk, until the next one."""
+        if decoded + _SPARE > self._container.nbytes:
+            self._container = np.empty(decoded + _SPARE, np.uint8)
+        return self._container
 
     def laid_out(self, chain: Chain) -> NDArray[np.uint8] | None:
         """Memory for one chunk that is to be encoded, until the next one."""

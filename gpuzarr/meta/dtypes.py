@@ -212,13 +212,14 @@ def _fill(value: Any, dtype: DType, zarr_format: int) -> NDArray[Any]:
     if dtype.kind in "iu":
         return np.array(_integer(value), dtype)
     if dtype.kind in "mM":
-        return np.array(np.iinfo(np.int64).min if value == "NaT" else _integer(value), np.int64).view(dtype)
+        number = np.iinfo(np.int64).min if value == "NaT" else _integer(value)
+        return np.array(number, np.dtype(np.int64).newbyteorder(dtype.byteorder)).view(dtype)
     if dtype.kind == "c":
         if not isinstance(value, list) or len(value) != 2:
             if zarr_format == 3 or isinstance(value, list):
                 raise ValueError("two parts are needed")
             value = [value, 0.0]
-        part = np.dtype(f"f{dtype.itemsize // 2}")
+        part = np.dtype(f"f{dtype.itemsize // 2}").newbyteorder(dtype.byteorder)
         return np.array([_float(value[0], part), _float(value[1], part)], part).view(dtype).reshape(())
     return _float(value, dtype)
 
@@ -238,7 +239,7 @@ def _float(value: Any, dtype: DType) -> NDArray[Any]:
         if value.startswith("0x"):
             if len(value) != 2 + 2 * dtype.itemsize:
                 raise ValueError(f"{2 * dtype.itemsize} hexadecimal digits are needed")
-            bits = np.array(int(value, 16), f"u{dtype.itemsize}")
+            bits = np.array(int(value, 16), np.dtype(f"u{dtype.itemsize}").newbyteorder(dtype.byteorder))
             return bits.view(dtype)
         return np.array(_NUMBERS[value], np.float64).astype(dtype)
     if isinstance(value, bool) or not isinstance(value, (int, float)):

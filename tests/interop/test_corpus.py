@@ -40,11 +40,14 @@ def failures(entries: list[corpus.Entry], device: str) -> list[str]:
     return failed
 
 
+@pytest.mark.parametrize("native", [1, 0])
 @pytest.mark.parametrize("entries", batches())
-def test_on_the_host(entries: list[corpus.Entry]) -> None:
+def test_on_the_host(entries: list[corpus.Entry], native: int) -> None:
+    """With the compiled core, and without it."""
     if "cpu" not in devices.EVERY:
         pytest.skip(f"of the host; this run is of {', '.join(devices.CHOSEN)}")
-    assert failures(entries, "cpu") == []
+    with gpuzarr.configured(native=native):
+        assert failures(entries, "cpu") == []
 
 
 @pytest.mark.parametrize("name", devices.DEVICES)

@@ -144,8 +144,10 @@ def equal(found: Any, expected: np.ndarray, device: str = "cpu") -> None:
 def check_each_device(
     data: st.DataObject, read: Callable[[gpuzarr.Array], Any], objects: dict[str, bytes], expected: np.ndarray
 ) -> None:
-    """The host, and one of the devices, with waves of a size that cuts."""
-    equal(read(gpuzarr.open_array(objects, device="cpu")), expected)
+    """The host with its core and without, and one of the devices, with waves of a size that cuts."""
+    for native in (1, 0):
+        with gpuzarr.configured(native=native):
+            equal(read(gpuzarr.open_array(objects, device="cpu")), expected)
     device = data.draw(st.sampled_from(DEVICES))
     with gpuzarr.configured(wave_nbytes=data.draw(st.sampled_from([1 << 9, 1 << 20])), strict=1):
         equal(read(gpuzarr.open_array(objects, device=device)), expected, device)

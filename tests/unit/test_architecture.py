@@ -21,6 +21,7 @@ FLOORS = [
     {"array"},
     {"html"},
     {"engine"},
+    {"native"},
     {"plan"},
     {"meta"},
     {"grid", "selection"},
