@@ -18,7 +18,7 @@ export PYTHONDONTWRITEBYTECODE = 1
 .DELETE_ON_ERROR:
 
 # One stamp for each set of extras: it is made anew when pyproject.toml changes, or what is compiled.
-$(VENV)/.%: pyproject.toml gpuzarr/native/core.c gpuzarr/native/build.py
+$(VENV)/.%: pyproject.toml $(addprefix gpuzarr/native/,core.c build.py hatch.py)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "gpuzarr needs Python 3.11 or newer; set PYTHON=…")'
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "installing gpuzarr[$*] into $(VENV)"
@@ -53,12 +53,14 @@ fuzz: $(VENV)/.test
 bench: $(VENV)/.bench
 	$(BIN)/python -m benchmarks.suites $(ARGS)
 
-# No environment is made here: a GPU machine may be offline.
+# No environment is made here: a GPU machine may be offline. The host core is compiled if it can be.
 test-gpu:
+	-$(PYTHON) -m gpuzarr.native.build
 	$(PYTHON) -m tests.gpu $(ARGS)
 
 bench-gpu:
+	-$(PYTHON) -m gpuzarr.native.build
 	$(PYTHON) -m benchmarks.gpu $(ARGS)
 
 clean:
-	rm -rf $(VENV) demo build dist .pytest_cache .mypy_cache .ruff_cache .coverage*
+	rm -rf $(VENV) demo build dist gpuzarr/native/*.so .pytest_cache .mypy_cache .ruff_cache .coverage*

@@ -56,6 +56,7 @@ rehearse() {
         '[ "$(id -u)" = 10001 ] && ! touch /opt/gpuzarr/written 2>/dev/null'
         '! command -v gcc g++ cc c++ clang ld as make'
         'gpuzarr --version && gpuzarr doctor --plain'
+        "python -c 'from gpuzarr.native import library; found, why = library.loaded(); assert found, why'"
         "python - <<'END'
 import numpy as np, zarr
 values = np.arange(4000, dtype='>u2').reshape(40, 100)

@@ -38,6 +38,7 @@ def open(
     path: str = "",
     *,
     mode: Literal["r", "r+"] = "r",
+    zarr_format: Literal[2, 3] | None = None,
     device: str = "auto",
     storage_options: Mapping[str, Any] | None = None,
     cache: Any = None,
@@ -46,7 +47,8 @@ def open(
 
     `target` is a local path, a URL (`s3:`, `gs:`, `az:`, `http:`, anything fsspec knows), a `.zip` of either,
     a reference set, a mapping of keys to bytes, or a store of gpuzarr, zarr-python, obstore or Icechunk.
-    `mode` is `r`, or `r+` to write too. `device` says where reads end up: `auto` (a CUDA device if one works,
+    `mode` is `r`, or `r+` to write too. `zarr_format` saves servers the requests for documents of the other
+    format. `device` says where reads end up: `auto` (a CUDA device if one works,
     else the CPU), `cpu`, `cuda`, `cuda:1`; `sim` runs the device code on the CPU, for tests.
     `storage_options` are those of fsspec, and some of docs/cloud.md. `cache` keeps what is fetched: "memory",
     "disk", or as in docs/caching.md.
@@ -57,12 +59,14 @@ def open(
     if mode not in ("r", "r+"):
         hint = 'use "r", or "r+" to write; create_array and create_group make what is not there'
         raise ArgumentError(f"mode {mode!r} is neither r nor r+", hint=hint)
+    if zarr_format not in (None, 2, 3):
+        raise ArgumentError(f"zarr_format {zarr_format!r} is neither 2 nor 3")
     store, path = open_store(target, storage_options), _clean(path)
     if cache is not None:
         from gpuzarr.store.caching.opening import cached  # most do without
 
         store = cached(store, cache)
-    meta = read_meta(store, path)
+    meta = read_meta(store, path, zarr_format)
     chosen = choose(device)
     writable = mode == "r+"
     if writable:

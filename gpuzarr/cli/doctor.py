@@ -17,6 +17,7 @@ from gpuzarr.cli.show import Screen
 from gpuzarr.codecs import registry
 from gpuzarr.device.choose import choose
 from gpuzarr.errors import GpuzarrError
+from gpuzarr.native import build, library
 from gpuzarr.store import gds
 from gpuzarr.store.remote import kvikio
 
@@ -100,6 +101,7 @@ def _basics() -> list[Check]:
         version = _version(package)
         checks.append(Check(table, package, version is not None, version or "not installed"))
     checks.append(Check(table, "processor", True, f"{cpu_text()}, {threads} worker threads"))
+    checks.append(_host_core(table))
     checks.append(
         Check(
             table,
@@ -109,6 +111,17 @@ def _basics() -> list[Check]:
         )
     )
     return checks
+
+
+def _host_core(table: str) -> Check:
+    settings = config.current()
+    core, why = library.loaded(settings.native_library)
+    if core is None:
+        hint = "python -m gpuzarr.native.build" if build.compiler() and not settings.native_library else ""
+        return Check(table, "host core", False, why, hint)
+    if not settings.native:
+        return Check(table, "host core", False, "compiled, and turned off: the setting native is 0")
+    return Check(table, "host core", True, f"compiled; knows {', '.join(core.kinds)}")
 
 
 def _devices() -> list[Check]:

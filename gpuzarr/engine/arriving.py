@@ -20,7 +20,7 @@ from gpuzarr.engine.source import ReadStats, Source
 from gpuzarr.engine.workers import run_all
 from gpuzarr.errors import GpuzarrError
 from gpuzarr.plan.table import Plan
-from gpuzarr.store.base import Buffer, StreamingStore, streaming
+from gpuzarr.store.base import Buffer, StreamingStore, Versioned, streaming
 
 Land = Callable[[Rows, Iterator[Part]], None]
 """Decodes rows as they come, and puts them into their places. Runs on several threads at once."""
@@ -69,17 +69,18 @@ class _Arriving:
     def __init__(self, rows: Rows, store: StreamingStore, stats: ReadStats, target: Target | None) -> None:
         self.rows, self.stats, self.target = rows, stats, target
         self.wanted: dict[int, memoryview] = {}
-        self.asked = [i for i in range(len(rows.requests)) if i not in rows.bodies]
         self._parts: deque[Part] = deque()
-        for i in rows.bodies:
-            self._parts += self._cut(i, rows.checked(i, rows.held(i)))
-        requests = [rows.requests[i] for i in self.asked]
-        self._answers: Iterator[tuple[int, Buffer | None]] = store.stream(requests, self._place)
+        # Indexes that come with their shards are kept under the version that they are of.
+        versions = getattr(store, "stream_versioned", None) if rows.in_shards else None
+        self._answers: Iterator[tuple[int, Buffer | Versioned | None]]
+        if versions is None:
+            self._answers = store.stream(rows.requests, self._place)
+        else:
+            self._answers = versions(rows.requests, None, self._place)
         self._waited_for = self._ended = False
         self._came = threading.Condition(threading.Lock())
 
-    def _place(self, at: int, nbytes: int) -> memoryview | None:
-        i = self.asked[at]
+    def _place(self, i: int, nbytes: int) -> memoryview | None:
         self.rows.check_whole(i, nbytes)
         row, end = self.rows.spans[i]
         into = None if self.target is None or end - row > 1 else self.target(row)
@@ -118,9 +119,8 @@ class _Arriving:
         """The rows of the next answer, in parts; none at the end."""
         rows = self.rows
         try:
-            at, stored = next(self._answers)
-            i = self.asked[at]
-            view = rows.checked(i, stored)
+            i, answer = next(self._answers)
+            view = rows.checked(i, answer)
         except StopIteration:
             return []
         except GpuzarrError as error:
@@ -135,7 +135,8 @@ class _Arriving:
         part = rows.part(i, view, self.wanted.pop(i, None))
         if view is None or part.hi - part.lo == 1:
             return [part]
-        before = np.cumsum(rows.plan.nbytes[rows.first + part.lo : rows.first + part.hi - 1])
+        stored = rows.plan.nbytes[rows.first + part.lo : rows.first + part.hi - 1]
+        before = np.cumsum(np.maximum(stored, 0))  # there may be missing chunks among them
         cuts = (np.flatnonzero(np.diff(before // _PART_NBYTES, prepend=0)) + 1 + part.lo).tolist()
         return [part._replace(lo=lo, hi=hi) for lo, hi in pairwise([part.lo, *cuts, part.hi])]
 

@@ -23,7 +23,7 @@ from gpuzarr.engine.fetch import Part, Rows
 from gpuzarr.engine.scratch import scratch
 from gpuzarr.engine.source import ReadStats, Source
 from gpuzarr.errors import GpuzarrError
-from gpuzarr.plan.table import WHOLE, Int64s, Plan
+from gpuzarr.plan.table import ABSENT, WHOLE, Int64s, Plan
 from gpuzarr.store.local import LocalStore
 
 if TYPE_CHECKING:  # loaded with the first read: it brings the codecs' libraries
@@ -121,9 +121,11 @@ class Core:
         columns = [(*_bytes(part.view), part.begin) for part in parts]
         counts = [part.hi - part.lo for part in parts]
         base, size, begin = np.repeat(np.array(columns, np.int64), counts, axis=0).T
-        whole = (self.plan.nbytes[of] == WHOLE) | (base == 0)
+        nbytes = self.plan.nbytes[of]
+        base = np.where(nbytes == ABSENT, 0, base)
+        whole = (nbytes == WHOLE) | (base == 0)
         address = np.where(whole, base, base + self.plan.start[of] - begin)
-        nbytes = np.where(whole, size, self.plan.nbytes[of])
+        nbytes = np.where(base == 0, 0, np.where(whole, size, nbytes))
         # Rows have been held against their answers before; reading outside of them is not for C to find out.
         if not bool(((address >= base) & (nbytes >= 0) & (nbytes <= base + size - address)).all()):
             for row in range(lo, hi):

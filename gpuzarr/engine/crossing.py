@@ -22,7 +22,7 @@ from gpuzarr.device.base import Bytes1D, Staging
 from gpuzarr.engine.fetch import Rows
 from gpuzarr.engine.source import ReadStats, Source
 from gpuzarr.errors import ChunkError, GpuzarrError
-from gpuzarr.plan.table import WHOLE, Int64s, Plan
+from gpuzarr.plan.table import ABSENT, WHOLE, Int64s, Plan
 
 MISSING = -1
 """`stage` of a chunk that is not stored."""
@@ -105,12 +105,13 @@ class Loader:
             begin, end = rows.spans[i]
             if view is None:
                 continue
-            found.stage[begin:end] = 0
+            sizes = self.plan.nbytes[rows.first + begin : rows.first + end]
+            found.stage[begin:end] = np.where(sizes == ABSENT, MISSING, 0)
             if rows.nbytes[begin] == WHOLE:
                 found.nbytes[begin] = view.nbytes
             if keep:
                 start = rows.requests[i].start
-                for row in range(begin, end):
+                for row in (begin + np.flatnonzero(sizes != ABSENT)).tolist():
                     at = 0 if rows.nbytes[row] == WHOLE else rows.start[row] - start
                     views[row] = view if rows.nbytes[row] == WHOLE else view[at : at + rows.nbytes[row]]
             elif i in placed and placed[i][1] is view:

@@ -44,7 +44,7 @@ from gpuzarr.engine.route import estimate
 from gpuzarr.engine.source import ReadStats, Source
 from gpuzarr.engine.workers import on_worker, pool
 from gpuzarr.errors import ArgumentError, GpuzarrError, UnsupportedError
-from gpuzarr.plan.table import ABSENT, WHOLE, Int64s, Plan
+from gpuzarr.plan.table import ABSENT, Int64s, Plan, unsized
 from gpuzarr.selection import Selection
 
 _ALIGN = 16  # of each chunk in the arena, so that kernels may load wide
@@ -142,7 +142,7 @@ class Waves:
         """Rows [first, last) of each wave, cut between requests by what the chunks are expected to take."""
         plan = self.plan
         sizes = np.array([max(chain.spec.limit, 1) for chain in self.chains], np.int64)
-        encoded = np.where(plan.nbytes == WHOLE, sizes[plan.shape], np.maximum(plan.nbytes, 0))
+        encoded = np.where(unsized(plan.nbytes), sizes[plan.shape], np.maximum(plan.nbytes, 0))
         upto = np.concatenate((np.zeros(1), np.cumsum(self._cost(np.arange(len(plan)), encoded))))
         ends = np.append(plan.request, len(plan)) if plan.request[-1] < len(plan) else plan.request
         wave = upto[ends[:-1]] // self.budget

@@ -23,7 +23,7 @@ from gpuzarr.engine import feeds
 from gpuzarr.engine.crossing import Crossing, Loader
 from gpuzarr.engine.fetch import Rows
 from gpuzarr.errors import GpuzarrError, StoreError
-from gpuzarr.plan.table import WHOLE, Int64s
+from gpuzarr.plan.table import Int64s
 from gpuzarr.store.base import Store
 
 LARGE = 1 << 20
@@ -146,11 +146,11 @@ class Direct:
         plan, chains = self.loader.plan, self.loader.chains
         rows = slice(int(plan.request[first]), int(plan.request[last]))
         limits = np.array([chain.spec.limit for chain in chains], np.int64)[plan.shape[rows]]
-        return int(np.where(plan.nbytes[rows] == WHOLE, limits, plan.nbytes[rows]).sum())
+        return int(np.where(plan.nbytes[rows] < 0, limits, plan.nbytes[rows]).sum())
 
     def _lay_out(self, feed: feeds.Feed, first: int, last: int) -> _Layout | None:
         rows = Rows(self.loader.source, self.loader.plan, first, last)
-        if rows.bodies:  # which are here already
+        if rows.in_shards:  # whose indexes the host has to see
             return None
         lead = max((chain.stages[0].codec.lead for chain in self.loader.chains if chain.stages), default=0)
         found = feed.locate(rows.requests)

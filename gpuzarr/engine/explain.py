@@ -13,7 +13,7 @@ from gpuzarr.engine.direct import how, worth
 from gpuzarr.engine.host import bundles
 from gpuzarr.engine.planning import make_plan
 from gpuzarr.engine.source import ReadStats, Source
-from gpuzarr.plan.table import ABSENT, WHOLE
+from gpuzarr.plan.table import ABSENT, unsized
 from gpuzarr.selection import Selection
 
 _STATTED = 1000  # objects whose sizes are looked up
@@ -74,13 +74,14 @@ class Explanation:
 
 
 def explain(source: Source, selection: Selection, place: Place) -> Explanation:
-    """Plan a read and report it. Shard indexes are read; no chunk is."""
+    """Plan a read and report it. Shard indexes are read; no chunk is, and no index that would come with its
+    shard."""
     meta = source.meta
     plan = make_plan(source, selection, ReadStats())
     present = plan.nbytes != ABSENT
     objects = len(np.unique(plan.key[present]))
     stored: int | None = int(plan.nbytes[plan.nbytes >= 0].sum())
-    if np.any(plan.nbytes == WHOLE):
+    if np.any(unsized(plan.nbytes)):
         stored = _sizes(source, plan.objects) if objects <= _STATTED else None
     of_shape = np.bincount(plan.shape[present], minlength=len(plan.shapes)).tolist()
     chains = [meta.chain(shape) for shape in plan.shapes]

@@ -9,8 +9,8 @@ from typing import NamedTuple
 from gpuzarr import config
 from gpuzarr.engine.source import MODEST_NBYTES, ReadStats, Source
 from gpuzarr.errors import ChangedError, ChunkError, GpuzarrError
-from gpuzarr.plan.table import ABSENT, WHOLE, Plan
-from gpuzarr.store.base import Buffer, Request, cut
+from gpuzarr.plan.table import ABSENT, IN_SHARD, WHOLE, Plan
+from gpuzarr.store.base import Buffer, Request, Versioned
 
 Take = Callable[[int], memoryview]
 """Memory for so many encoded bytes."""
@@ -38,9 +38,9 @@ class Rows:
     """The rows of some requests as Python lists, which loops read faster than columns. Row 0 is the first."""
 
     __slots__ = (
-        "bodies",
         "end",
         "first",
+        "in_shards",
         "keys",
         "nbytes",
         "plan",
@@ -66,14 +66,14 @@ class Rows:
         objects = plan.key[bounds[:-1]]
         self.keys = [source.key(cell) for cell in plan.objects[objects].tolist()]
         self.versions = [plan.versions[row] for row in objects.tolist()] if plan.versions else None
-        self.bodies = {i: plan.bodies[row] for i, row in enumerate(objects.tolist()) if row in plan.bodies}
-        """By request: the object, if it is there already."""
+        self.in_shards = any(self.nbytes[first] == IN_SHARD for first, _ in self.spans)
+        """Whether there are shards that are fetched whole."""
         self.requests = [self._request(i) for i in range(last - first)]
         self.unchecked = min(MODEST_NBYTES, config.current().max_chunk_nbytes)
 
     def _request(self, i: int) -> Request:
         first, last = self.spans[i]
-        if self.nbytes[first] == WHOLE:
+        if self.nbytes[first] in (WHOLE, IN_SHARD):
             return Request(self.keys[i])
         start = self.start[first]
         end = max(map(int.__add__, self.start[first:last], self.nbytes[first:last]))
@@ -86,33 +86,31 @@ class Rows:
         """The bytes of the requests `first` up to `last`, perhaps where `place(request, nbytes)` says; None:
         no such object."""
 
-        def guarded(i: int, nbytes: int) -> memoryview:
-            self.check_whole(first + i, nbytes)
-            return place(first + i, nbytes)
-
-        here = [i for i in range(first, last) if i in self.bodies]
-        left = [i for i in range(first, last) if i not in self.bodies] if here else range(first, last)
-
         def placed(at: int, nbytes: int) -> memoryview:
-            return guarded(left[at] - first, nbytes)
+            self.check_whole(first + at, nbytes)
+            return place(first + at, nbytes)
 
+        requests = self.requests[first:last]
+        answers: Sequence[Buffer | Versioned | None]
         try:
-            asked = [self.requests[i] for i in left]
-            answers = self.source.fetch(asked, stats, placed) if asked else []
+            if self.in_shards:
+                answers = self.source.fetch_versioned(requests, stats, placed)
+            else:
+                answers = self.source.fetch(requests, stats, placed)
         except GpuzarrError as error:
             self.source.located(error, self.keys[first] if last - first == 1 else None)
             raise
-        found: dict[int, Buffer | None] = dict(zip(left, answers, strict=True))
-        found |= {i: self.held(i) for i in here}
-        return [self.checked(i, found[i]) for i in range(first, last)]
+        return [self.checked(first + at, answer) for at, answer in enumerate(answers)]
 
-    def held(self, i: int) -> memoryview:
-        """The bytes of a request whose object is there already."""
-        return cut(self.bodies[i], self.requests[i])
-
-    def checked(self, i: int, stored: Buffer | None) -> memoryview | None:
-        """The answer to a request, if it is all of what was asked for."""
-        request = self.requests[i]
+    def checked(self, i: int, answer: Buffer | Versioned | None) -> memoryview | None:
+        """The answer to a request, if it is all of what was asked for. Of a shard that comes whole, byte
+        ranges are known from then on."""
+        request, version = self.requests[i], None
+        stored: Buffer | None
+        if isinstance(answer, Versioned):
+            stored, version = answer
+        else:
+            stored = answer
         if request.nbytes is None:
             self.check_whole(i, 0 if stored is None else len(stored))
         elif stored is None and request.version is not None:
@@ -121,7 +119,14 @@ class Rows:
             raise self._lost(request, "it vanished while it was read")
         elif len(stored) != request.nbytes:
             raise self._lost(request, f"there are {len(stored)}, its index promises {request.nbytes}")
-        return stored if stored is None or type(stored) is memoryview else memoryview(stored)
+        view = stored if stored is None or type(stored) is memoryview else memoryview(stored)
+        lo, hi = self.spans[i]
+        if view is not None and self.nbytes[lo] == IN_SHARD:
+            first, last = self.first + lo, self.first + hi
+            self.source.unpack(self.plan, first, last, request.key, view, version)
+            self.start[lo:hi] = self.plan.start[first:last].tolist()
+            self.nbytes[lo:hi] = self.plan.nbytes[first:last].tolist()
+        return view
 
     def fetch(
         self, first: int, last: int, stats: ReadStats, take: Take, target: Target = lambda row: None
@@ -152,12 +157,14 @@ class Rows:
     def chunks(self, part: Part) -> Iterator[Fetched]:
         """The rows of a part, one by one."""
         view = part.view
-        if view is None or self.nbytes[part.lo] == WHOLE:
-            yield part.lo, part.key, view, part.placed
-            return
         for at in range(part.lo, part.hi):
-            begin = self.start[at] - part.begin
-            yield at, part.key, view[begin : begin + self.nbytes[at]], part.placed
+            nbytes, begin = self.nbytes[at], self.start[at] - part.begin
+            if view is None or nbytes == WHOLE:
+                yield at, part.key, view, part.placed
+            elif nbytes == ABSENT:
+                yield at, part.key, None, False
+            else:
+                yield at, part.key, view[begin : begin + nbytes], part.placed
 
     def one(self, parts: Sequence[Part], row: int) -> Iterator[Fetched]:
         """One row of some parts."""
@@ -167,6 +174,9 @@ class Rows:
     def check_whole(self, i: int, nbytes: int) -> None:
         """Whole objects have a size that their chunk may have."""
         if self.requests[i].nbytes is None and nbytes > self.unchecked:
+            if self.nbytes[self.spans[i][0]] == IN_SHARD and (whole := self.source.whole) is not None:
+                whole.check(nbytes, self.keys[i])
+                return
             shape = self.plan.shapes[self.shape[self.spans[i][0]]]
             self.source.check_encoded(nbytes, shape, self.keys[i])
 
@@ -186,4 +196,4 @@ class Rows:
 def chunk_name(plan: Plan, row: int, key: str) -> str:
     """A chunk, for messages: its object's key, and its place in the shard."""
     start, nbytes = int(plan.start[row]), int(plan.nbytes[row])
-    return key if nbytes in (WHOLE, ABSENT) else f"{key} bytes {start} to {start + nbytes}"
+    return key if nbytes < 0 else f"{key} bytes {start} to {start + nbytes}"

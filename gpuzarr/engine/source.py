@@ -8,11 +8,14 @@ from dataclasses import dataclass, field, fields
 from functools import partial
 from typing import TypeVar
 
+import numpy as np
+
 from gpuzarr import config
 from gpuzarr.errors import ChangedError, ChunkError, GpuzarrError
 from gpuzarr.meta.dialect import join, where
 from gpuzarr.meta.model import ArrayMeta
 from gpuzarr.plan.shards import IndexCache, Shards, Whole
+from gpuzarr.plan.table import Plan
 from gpuzarr.store.base import (
     Buffer,
     Place,
@@ -27,8 +30,6 @@ from gpuzarr.store.base import (
 
 Result = TypeVar("Result")
 
-_TOGETHER = 64 << 20
-"""Decoded bytes of shards that are fetched whole before any is decoded."""
 MODEST_NBYTES = 16 << 20
 """No encoded chunk is too large that is no larger than this."""
 
@@ -136,14 +137,36 @@ class Source:
     def shards(self, stats: ReadStats) -> Shards:
         """How this array's chunks are found in its shards."""
 
-        def read(requests: Sequence[Request], guard: PlaceIfAny | None) -> list[Versioned | None]:
-            return self.fetch_versioned(requests, stats, guard)
+        def read(requests: Sequence[Request]) -> list[Versioned | None]:
+            return self.fetch_versioned(requests, stats)
 
-        traits, whole = self.store.traits, None
-        if streaming(self.store) is not None and self.meta.has_bytes:
-            most = traits.request_nbytes or MODEST_NBYTES
-            whole = Whole(traits.coalesce_gap or 0, most, _TOGETHER)
-        return Shards(self.meta, self.key, read, self.store.size, self.indexes, whole)
+        return Shards(self.meta, self.key, read, self.store.size, self.indexes, self.whole)
+
+    @property
+    def whole(self) -> Whole | None:
+        """Which shards are fetched whole; None: none are."""
+        traits = self.store.traits
+        if streaming(self.store) is None or not self.meta.has_bytes:
+            return None
+        return Whole(traits.coalesce_gap or 0, traits.request_nbytes or MODEST_NBYTES)
+
+    def unpack(
+        self, plan: Plan, first: int, last: int, key: str, body: memoryview, version: str | None
+    ) -> None:
+        """Find the chunks of the plan's rows from `first` to `last` (exclusive) in their shard, which came
+        whole. Its index is kept only with its version, where the store tells versions apart."""
+        shards = self.shards(ReadStats())
+        try:
+            shards.unpack(
+                plan, first, last, key, body, version, version is not None or versioned(self.store) is None
+            )
+            of_shape = plan.shape[first:last]
+            for one in np.unique(of_shape).tolist():
+                largest = int(plan.nbytes[first:last][of_shape == one].max())
+                self.check_encoded(largest, plan.shapes[one], key)
+        except GpuzarrError as error:
+            self.located(error, key)
+            raise
 
     def check_encoded(self, nbytes: int, shape: tuple[int, ...], key: str | None = None) -> None:
         """Refuse encoded chunks far larger than what they can decode to. Codecs that widen values say so in

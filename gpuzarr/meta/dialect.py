@@ -5,7 +5,8 @@ else .zarray                  v2, two; .zattrs when attributes are first asked f
 else .zgroup and .zmetadata   v2 group, four
 below consolidated metadata   none
 
-Behind a server, those of v2 are asked for at once: two round trips.
+Behind a server, those of v2 are asked for at once: two round trips. Where the format is said, documents of
+the other are not asked for, and a consolidated v2 group takes one request.
 """
 
 from __future__ import annotations
@@ -33,10 +34,11 @@ def where(store: Store, path: str) -> str:
     return f"{store.url}/{path}" if path else store.url
 
 
-def read_meta(store: Store, path: str) -> NodeMeta:
-    """The node at `path`. Nothing there is a NotFoundError that names what is near."""
+def read_meta(store: Store, path: str, zarr_format: int | None = None) -> NodeMeta:
+    """The node at `path`, of that format if it is given. Nothing there is a NotFoundError that names what is
+    near."""
     try:
-        return _read(store, path)
+        return _read(store, path, zarr_format)
     except GpuzarrError as error:
         error.located(array=where(store, path))
         raise
@@ -44,23 +46,37 @@ def read_meta(store: Store, path: str) -> NodeMeta:
         raise MetadataError("metadata is nested too deep", array=where(store, path)) from None
 
 
-def _read(store: Store, path: str) -> NodeMeta:
-    found = _document(store, path, "zarr.json")
-    if found is not None:
-        return v3.node_meta(found)
-    at_once: dict[str, Buffer | None] = {}
+def _read(store: Store, path: str, zarr_format: int | None) -> NodeMeta:
+    known: dict[str, dict[str, Any] | None] = {}
+    if zarr_format != 2:
+        found = _document(store, path, "zarr.json")
+        if found is not None:
+            return v3.node_meta(found)
+        if zarr_format == 3:
+            raise NotFoundError(f"no zarr.json at {where(store, path)}", hint=_near(store, path))
+    else:
+        found = known[".zmetadata"] = _document(store, path, ".zmetadata")
+        held = (consolidated.held(found, 2) if found else None) or {}
+        if found is not None and ".zgroup" in held and ".zarray" not in held:
+            return v2_group(held[".zgroup"], found)
     if store.traits.concurrency > 1:
-        names = (".zarray", ".zgroup", ".zmetadata")
-        at_once = dict(zip(names, _fetch(store, [join(path, name) for name in names]), strict=True))
+        names = [name for name in (".zarray", ".zgroup", ".zmetadata") if name not in known]
+        answers = _fetch(store, [join(path, name) for name in names])
+        at_once = dict(zip(names, answers, strict=True))
+    else:
+        at_once = {}
 
     def read(name: str) -> dict[str, Any] | None:
+        if name in known:
+            return known[name]
         return _parsed(at_once[name], name) if at_once else _document(store, path, name)
 
     if (found := read(".zarray")) is not None:
         return v2.array_meta(found)
     if (found := read(".zgroup")) is not None:
         return v2_group(found, read(".zmetadata"))
-    raise NotFoundError(f"no zarr.json, .zarray or .zgroup at {where(store, path)}", hint=_near(store, path))
+    listed = ".zarray" if zarr_format == 2 else "zarr.json, .zarray"
+    raise NotFoundError(f"no {listed} or .zgroup at {where(store, path)}", hint=_near(store, path))
 
 
 def _document(store: Store, path: str, name: str) -> dict[str, Any] | None:

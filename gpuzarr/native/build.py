@@ -16,7 +16,7 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 SOURCE, LIBRARY = HERE / "core.c", HERE / "libgpuzarr_core.so"
-FLAGS = ("-std=c11", "-O3", "-shared", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra", "-Werror")
+FLAGS = ("-std=c11", "-O3", "-shared", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra")
 
 
 def compiler() -> list[str] | None:
@@ -51,4 +51,6 @@ def build(library: Path = LIBRARY, flags: tuple[str, ...] = ()) -> str:
 
 
 if __name__ == "__main__":  # [another library [flags …]]
-    sys.exit(build(*map(Path, sys.argv[1:2]), flags=tuple(sys.argv[2:])))
+    where = Path(sys.argv[1]) if len(sys.argv) > 1 else LIBRARY
+    # Warnings are errors for who works on core.c, not for who installs it with a compiler to come.
+    sys.exit(build(where, ("-Werror", *sys.argv[2:])) or 0)  # an empty string would be a failure

@@ -7,10 +7,8 @@ from collections.abc import Callable
 from ctypes import CDLL, POINTER, Structure, c_char_p, c_int64, c_void_p
 from dataclasses import dataclass
 from functools import cache
+from importlib import import_module
 from typing import Any, Final
-
-import google_crc32c._crc32c
-from numcodecs import blosc, lz4, zstd
 
 from gpuzarr.native.build import LIBRARY
 
@@ -40,14 +38,14 @@ class Chain(Structure):
     )
 
 
-_FUNCTIONS: Final = {  # field: library, name
-    "zstd_whole": (zstd, "ZSTD_decompressDCtx"),
-    "zstd_reset": (zstd, "ZSTD_DCtx_reset"),
-    "zstd_stream": (zstd, "ZSTD_decompressStream"),
-    "zstd_is_error": (zstd, "ZSTD_isError"),
-    "lz4": (lz4, "LZ4_decompress_safe"),
-    "blosc": (blosc, "blosc_decompress_ctx"),
-    "crc32c": (google_crc32c._crc32c, "crc32c_extend"),
+_FUNCTIONS: Final = {  # field: extension module, function
+    "zstd_whole": ("numcodecs.zstd", "ZSTD_decompressDCtx"),
+    "zstd_reset": ("numcodecs.zstd", "ZSTD_DCtx_reset"),
+    "zstd_stream": ("numcodecs.zstd", "ZSTD_decompressStream"),
+    "zstd_is_error": ("numcodecs.zstd", "ZSTD_isError"),
+    "lz4": ("numcodecs.lz4", "LZ4_decompress_safe"),
+    "blosc": ("numcodecs.blosc", "blosc_decompress_ctx"),
+    "crc32c": ("google_crc32c._crc32c", "crc32c_extend"),
 }
 
 
@@ -104,7 +102,7 @@ class Core:
 def loaded(path: str = "") -> tuple[Core | None, str]:
     """The core, or None and why there is none."""
     if not path and not LIBRARY.exists():
-        return None, "it was not compiled: there was no C compiler when gpuzarr was installed"
+        return None, "it was not compiled when gpuzarr was installed, which takes a C compiler"
     try:
         library = CDLL(path or str(LIBRARY))
         abi = (c_int64 * 4)()
@@ -123,9 +121,9 @@ def loaded(path: str = "") -> tuple[Core | None, str]:
     return Core(library.gz_core_rows, functions, {name: _KINDS[name] for name in _KINDS if there[name]}), ""
 
 
-def _address(module: Any, name: str) -> int | None:
+def _address(module: str, name: str) -> int | None:
     """Of a function in an extension module, or in a library that it came with."""
     try:
-        return ctypes.cast(getattr(CDLL(module.__file__), name), c_void_p).value
-    except (OSError, AttributeError):
+        return ctypes.cast(getattr(CDLL(import_module(module).__file__), name), c_void_p).value
+    except (ImportError, OSError, AttributeError):  # google-crc32c has a form without it
         return None

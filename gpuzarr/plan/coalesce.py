@@ -19,7 +19,7 @@ def coalesce(plan: Plan, gap: int, limit: int) -> Plan:
     plan = plan.taken(order)
     n = int(len(plan) - absent.sum())
     key, start = plan.key[:n], plan.start[:n]
-    end = start + plan.nbytes[:n]
+    end = start + np.maximum(plan.nbytes[:n], 0)  # chunks of a shard that is fetched whole all begin at 0
     new = np.ones(n, bool)
     new[1:] = (key[1:] != key[:-1]) | (start[1:] - end[:-1] > gap)
     # Runs longer than the limit are divided where their bytes, counted from the run's start, pass a multiple

@@ -1,6 +1,7 @@
 """Sharding is addressing: shard indexes fill the byte-range columns. Nothing is decoded here but the indexes.
 
-One batched request a level of nesting, for the indexes that are not in the cache.
+One batched request a level of nesting, for the indexes that are not in the cache. Small shards of which much
+is wanted from far away are fetched whole: their index comes with them, and `unpack` fills the columns then.
 """
 
 from __future__ import annotations
@@ -20,10 +21,10 @@ from gpuzarr.codecs.sharding import ABSENT as MISSING
 from gpuzarr.errors import ChangedError, ChunkError, GpuzarrError
 from gpuzarr.meta.model import ArrayMeta, ShardLevel
 from gpuzarr.plan.pieces import Cells
-from gpuzarr.plan.table import ABSENT, WHOLE, Int64s, Plan, unique_rows
-from gpuzarr.store.base import Buffer, PlaceIfAny, Request, Versioned
+from gpuzarr.plan.table import ABSENT, IN_SHARD, WHOLE, Int64s, Plan, unique_rows
+from gpuzarr.store.base import Buffer, Request, Versioned
 
-Read = Callable[[Sequence[Request], PlaceIfAny | None], list[Versioned | None]]
+Read = Callable[[Sequence[Request]], list[Versioned | None]]
 Index = Int64s | None
 """int64[chunks, 2], offset and size of each; None for a shard that does not exist."""
 
@@ -118,21 +119,23 @@ def _weight(known: Known) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Whole:
-    """When a shard comes whole, and its index with it: where a round trip costs more than the bytes that
-    nobody asked for."""
+    """When a shard is fetched whole: where a round trip costs more than the bytes that nobody asked for."""
 
     gap: int
     """Bytes that come in the time of a round trip."""
     most: int
     """Bytes of one shard, decoded."""
-    together: int
-    """Bytes of all of them: more than that is better decoded while it comes."""
 
     def worth(self, decoded: Int64s, needed: Int64s, total: Int64s) -> NDArray[np.bool_]:
         """[u], for shards of so many decoded bytes, of whose `total` chunks so many are needed."""
-        wanted = (decoded <= self.most) & (2 * needed >= total)
-        wanted &= decoded * (total - needed) <= self.gap * total
-        return wanted & (int(decoded[wanted].sum()) <= self.together)
+        wanted: NDArray[np.bool_] = (decoded <= self.most) & (2 * needed >= total)
+        return wanted & (decoded * (total - needed) <= self.gap * total)
+
+    def check(self, nbytes: int, key: str) -> None:
+        """Refuse shards far larger than what they can hold."""
+        most = 4 * self.most + (16 << 20)
+        if nbytes > most:
+            raise ChunkError(f"a shard of {nbytes} bytes, which could need {most}", chunk=key)
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +164,7 @@ class Shards:
             shard[:, i] = axis.chunk_of(first[:, i])
             inside[:, i] = first[:, i] - axis.low(shard[:, i])
         objects, key = unique_rows(shard)
-        plan = replace(plan, objects=objects, key=key, versions=[None] * len(objects), bodies={})
+        plan = replace(plan, objects=objects, key=key, versions=[None] * len(objects))
         shapes = meta.grid.chunk_shapes(objects)
         for level in meta.levels:
             plan = self._level(plan, level, inside // np.array(level.chunk_shape, np.int64), shapes)
@@ -176,28 +179,62 @@ class Shards:
         shards, member = unique_rows(place)
         counts = shapes[shards[:, 0]] // np.array(level.chunk_shape, np.int64)
         counts = counts[:, list(level.axes)]  # in the order of the index's axes
+        strides = np.ones_like(counts)
+        for axis in range(counts.shape[1] - 2, -1, -1):
+            strides[:, axis] = strides[:, axis + 1] * counts[:, axis + 1]
+        entry = (cell[present][:, list(level.axes)] * strides[member]).sum(axis=1)
         whole = np.zeros(len(shards), bool)
         if self.whole is not None and len(self.meta.levels) == 1:
             held = self._held(plan, level, shards, shapes)
             nbytes = held * (prod(level.chunk_shape) * self.meta.carrier.itemsize)
             whole = self.whole.worth(nbytes, np.bincount(member, minlength=len(shards)), held)
+        since = self.cache.version
         indexes = self._indexes(plan, level, shards, counts, whole)
         # All indexes behind one another, so that one gather finds every row's entry.
         sizes = np.array([0 if index is None else len(index) for index in indexes], np.int64)
         known = [index for index in indexes if index is not None] or [np.zeros((0, 2), np.int64)]
         entries = np.concatenate([*known, np.full((1, 2), MISSING, np.int64)])
         base = np.cumsum(sizes) - sizes
-        strides = np.ones_like(counts)
-        for axis in range(counts.shape[1] - 2, -1, -1):
-            strides[:, axis] = strides[:, axis + 1] * counts[:, axis + 1]
-        ordered = cell[present][:, list(level.axes)]
-        at = base[member] + (ordered * strides[member]).sum(axis=1)
+        at = base[member] + entry
         at[sizes[member] == 0] = len(entries) - 1
         found = entries[at]
         start, nbytes = plan.start.copy(), plan.nbytes.copy()
         start[present] += np.where(found[:, 1] == MISSING, 0, found[:, 0])
         nbytes[present] = np.where(found[:, 1] == MISSING, ABSENT, found[:, 1])
-        return replace(plan, start=start, nbytes=nbytes)
+        if not whole.any():
+            return replace(plan, start=start, nbytes=nbytes)
+        nbytes[whole[member]] = IN_SHARD  # one level, so every row is present
+        grids = dict(zip(shards[whole, 0].tolist(), map(tuple, counts[whole].tolist()), strict=True))
+        return replace(plan, start=start, nbytes=nbytes, entry=entry, shards=grids, since=since)
+
+    def unpack(
+        self,
+        plan: Plan,
+        first: int,
+        last: int,
+        key: str,
+        body: memoryview,
+        version: str | None,
+        keep: bool,
+    ) -> None:
+        """Fill the columns of the rows from `first` to `last` (exclusive), all of one shard, which is `body`:
+        byte ranges of it, or ABSENT. `keep` the index in the cache."""
+        (level,) = self.meta.levels
+        grid = plan.shards[int(plan.key[first])]
+        size = level.index.nbytes(grid)
+        try:
+            stored = body[:size] if level.index.location == "start" else body[max(len(body) - size, 0) :]
+            entries = level.index.parse(bytes(stored), grid, len(body))  # the body's memory is not ours
+        except GpuzarrError as error:
+            error.located(chunk=key, codec="sharding_indexed")
+            raise
+        if keep:
+            self.cache.put((key, 0, WHOLE), Known(entries, version), plan.since)
+        assert plan.entry is not None
+        found = entries[plan.entry[first:last]]
+        missing = found[:, 1] == MISSING
+        plan.start[first:last] = np.where(missing, 0, found[:, 0])
+        plan.nbytes[first:last] = np.where(missing, ABSENT, found[:, 1])
 
     def _held(self, plan: Plan, level: ShardLevel, shards: Int64s, shapes: Int64s) -> Int64s:
         """[u], the chunks of each shard that lie in the array: others are not stored."""
@@ -212,49 +249,37 @@ class Shards:
         self, plan: Plan, level: ShardLevel, shards: Int64s, counts: Int64s, whole: NDArray[np.bool_]
     ) -> list[Index]:
         """The index of each of `shards` [u, (key, start, nbytes)]: from the cache, the rest in one batched
-        read. Writes down in the plan which versions they are of, and the bytes of those that come whole."""
+        read; None for those that are fetched whole, which `whole` says no more where the index is known.
+        Writes down in the plan which versions they are of."""
         rows = shards[:, 0].tolist()
         names = [self.key(cell) for cell in plan.objects[shards[:, 0]].tolist()]
         # The size tells a shard from the first shard inside it, which starts at the same byte.
         places = list(zip(names, *shards[:, 1:].T.tolist(), strict=True))
         before = self.cache.version
         found = [self.cache.get(place) for place in places]
+        for i, known in enumerate(found):
+            if known is not None:
+                whole[i] = False
+            elif whole[i]:
+                found[i] = Known(None, None)
         missing = [i for i, known in enumerate(found) if known is None]
         grids = [tuple(one) for one in counts.tolist()]
         sizes = {grid: level.index.nbytes(grid) for grid in {grids[i] for i in missing}}
         requests = []
         for i in missing:
             start, nbytes, size = int(shards[i, 1]), int(shards[i, 2]), sizes[grids[i]]
-            if whole[i]:
-                requests.append(Request(names[i]))
-                continue
             if level.index.location == "end":
                 start = -size if nbytes == WHOLE else start + max(nbytes - size, 0)
             requests.append(Request(names[i], start, size, plan.versions[rows[i]]))
 
-        def guard(at: int, nbytes: int) -> None:
-            most = 4 * (0 if self.whole is None else self.whole.most) + (16 << 20)
-            if nbytes > most:
-                raise ChunkError(
-                    f"a shard of {nbytes} bytes, which could need {most}", chunk=requests[at].key
-                )
-
-        for i, stored in zip(missing, self.read(requests, guard) if requests else [], strict=True):
+        for i, stored in zip(missing, self.read(requests) if requests else [], strict=True):
             if stored is None:  # a shard that is not there yet may be written any time
                 found[i] = Known(None, None)
                 continue
             try:
                 nbytes = int(shards[i, 2])
                 nbytes_known = self.size(names[i]) if nbytes == WHOLE else nbytes
-                data: Buffer = _there(stored)
-                if whole[i]:
-                    body = memoryview(data).cast("B")
-                    nbytes_known, size = len(body), sizes[grids[i]]
-                    data = (
-                        body[:size] if level.index.location == "start" else body[max(len(body) - size, 0) :]
-                    )
-                    plan.bodies[rows[i]] = body
-                known = Known(level.index.parse(data, grids[i], nbytes_known), stored.version)
+                known = Known(level.index.parse(_there(stored), grids[i], nbytes_known), stored.version)
             except GpuzarrError as error:
                 error.located(chunk=names[i], codec="sharding_indexed")
                 raise

@@ -25,6 +25,8 @@ WHOLE = -1
 """`nbytes` of a chunk that is a whole object of unknown size."""
 ABSENT = -2
 """`nbytes` of a chunk that is known to be missing."""
+IN_SHARD = -3
+"""`nbytes` of a chunk whose shard is fetched whole: where it lies is known when the shard is there."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -74,8 +76,14 @@ class Plan:
     """[m]: the version of each object that its byte ranges hold for, where the store tells versions apart;
     empty where no object was looked into."""
 
-    bodies: dict[int, memoryview] = field(default_factory=dict)
-    """By rows of `objects`: those that came whole, together with their index."""
+    entry: Int64s | None = None
+    """[n]: the place of a chunk that is IN_SHARD in the index of its shard; None: there are none."""
+
+    shards: dict[int, tuple[int, ...]] = field(default_factory=dict)
+    """By row of `objects`, of those that are fetched whole: the shape of the index."""
+
+    since: int = 0
+    """What `IndexCache.version` was before anything was asked for."""
 
     def __len__(self) -> int:
         return len(self.key)
@@ -85,12 +93,20 @@ class Plan:
         columns = ("key", "start", "nbytes", "shape", "chunk_lo", "out_lo", "extent")
         values = {name: getattr(self, name)[rows] for name in columns}
         slot = None if self.slot is None else self.slot[rows]
-        return replace(self, **values, slot=slot, request=np.arange(len(rows) + 1, dtype=np.int64))
+        entry = None if self.entry is None else self.entry[rows]
+        return replace(
+            self, **values, slot=slot, entry=entry, request=np.arange(len(rows) + 1, dtype=np.int64)
+        )
 
     @property
     def requests(self) -> int:
         """Number of requests."""
         return len(self.request) - 1
+
+
+def unsized(nbytes: Int64s) -> NDArray[np.bool_]:
+    """[n]: the chunks of which only their objects know how large they are."""
+    return np.isin(nbytes, (WHOLE, IN_SHARD))
 
 
 def unique_rows(table: Int64s) -> tuple[Int64s, Int64s]:

@@ -143,6 +143,27 @@ def test_version_2_opens_in_two_round_trips(ranges: RangeServer) -> None:
     ]
 
 
+def test_whose_format_is_said_takes_fewer_requests(ranges: RangeServer) -> None:
+    """One for a consolidated group, also of version 2."""
+    for name, zarr_format, asked in (
+        ("v2-consolidated", 2, [".zmetadata"]),
+        ("v2", 2, [".zarray", ".zgroup", ".zmetadata"]),
+        ("v3-consolidated", 3, ["zarr.json"]),
+    ):
+        ranges.forget()
+        root: Any = gpuzarr.open(f"{ranges.url}/bucket/{name}", zarr_format=zarr_format)
+        assert sorted(one.path.rpartition("/")[2] for one in ranges.seen) == asked
+        found = gpuzarr.open(f"{ranges.url}/bucket/{name}")
+        assert dict(root.attrs) == dict(found.attrs)
+        assert root.metadata.document == found.metadata.document
+        assert root["volume"].shape == VOLUME.shape
+    for name, zarr_format in (("v2", 3), ("v3", 2)):
+        with pytest.raises(gpuzarr.errors.NotFoundError, match=r"zarr.json at|\.zarray or \.zgroup at"):
+            gpuzarr.open(f"{ranges.url}/bucket/{name}", zarr_format=zarr_format)
+    with pytest.raises(gpuzarr.errors.ArgumentError, match="neither 2 nor 3"):
+        gpuzarr.open(f"{ranges.url}/bucket/v2", zarr_format=4)
+
+
 @pytest.mark.parametrize("kind", ["ranges", "moto"])
 @pytest.mark.parametrize("backend", ["obstore", "fsspec"])
 def test_writing_to_s3(request: pytest.FixtureRequest, kind: str, backend: str) -> None:

@@ -13,8 +13,10 @@ import numpy as np
 import pytest
 import zarr
 
+import gpuzarr
 from gpuzarr.cli import doctor, main
 from gpuzarr.cli.show import Screen, clean
+from gpuzarr.native import library
 
 
 @pytest.fixture
@@ -208,6 +210,27 @@ def test_doctor_without_optional_packages(
     code, out, _ = run(capsys, "doctor", "--json")
     checks: list[dict[str, Any]] = json.loads(out)["checks"]
     assert {check["name"] for check in checks if not check["ok"]} >= {one.package for one in doctor.OPTIONAL}
+
+
+def test_doctor_says_whether_the_host_core_is_there(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def told() -> tuple[bool, str, str]:
+        code, out, _ = run(capsys, "doctor", "--json")
+        (found,) = (check for check in json.loads(out)["checks"] if check["name"] == "host core")
+        return code == 0 and found["ok"], found["detail"], found["hint"]
+
+    core = library.Core(lambda job: 0, library.Functions(), {"crc32c": 1, "zstd": 2})
+    monkeypatch.setattr(library, "loaded", lambda path="": (core, ""))
+    assert told() == (True, "compiled; knows crc32c, zstd", "")
+    with gpuzarr.configured(native=0):
+        assert told() == (False, "compiled, and turned off: the setting native is 0", "")
+    monkeypatch.setattr(library, "loaded", lambda path="": (None, "it was not compiled"))
+    monkeypatch.setenv("CC", "cc")
+    assert told() == (False, "it was not compiled", "python -m gpuzarr.native.build")
+    monkeypatch.delenv("CC")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert told() == (False, "it was not compiled", "")
 
 
 def test_doctor_names_extras_that_exist() -> None:

@@ -182,8 +182,14 @@ def test_items_of_any_size(tmp_path: Path, dtype: str, taken: list[int]) -> None
         "1.1": expected[4:, 7:],
     }
     document = {
-        **dict(zarr_format=2, shape=[6, 10], chunks=[4, 7], dtype=np.dtype(dtype).str, compressor=None),
-        **dict(filters=None, fill_value=None, order="C"),
+        "zarr_format": 2,
+        "shape": [6, 10],
+        "chunks": [4, 7],
+        "dtype": np.dtype(dtype).str,
+        "compressor": None,
+        "filters": None,
+        "fill_value": None,
+        "order": "C",
     }
     objects = {".zarray": json.dumps(document).encode()}
     for key, chunk in chunks.items():
@@ -359,6 +365,31 @@ def test_build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CC")
     monkeypatch.setenv("PATH", str(tmp_path))
     assert build.build(made_at) == "no C compiler"
+
+
+def test_libraries_that_show_nothing_are_done_without(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, taken: list[int]
+) -> None:
+    """google-crc32c without its C form; numcodecs on systems where functions are hidden."""
+    for hidden, left in (
+        ("google_crc32c._crc32c", {"zstd", "numcodecs.lz4", "blosc"}),
+        ("numcodecs.blosc", {"crc32c", "zstd", "numcodecs.lz4"}),
+    ):
+        functions = {
+            name: ("no_such_module", function) if module == hidden else (module, function)
+            for name, (module, function) in library._FUNCTIONS.items()
+        }
+        with monkeypatch.context() as patch:
+            patch.setattr(library, "_FUNCTIONS", functions)
+            library.loaded.cache_clear()
+            found, why = library.loaded(config.current().native_library)
+            assert found is not None, why
+            assert set(found.kinds) == left
+            name = "zstd, crc32c" if "crc32c" in hidden else "blosc lz4 shuffle"
+            expected = made(tmp_path / hidden, CHAINS[name])
+            np.testing.assert_array_equal(gpuzarr.open_array(tmp_path / hidden, device="cpu")[...], expected)
+        library.loaded.cache_clear()
+    assert taken[0] == 0
 
 
 def test_a_core_of_another_version_is_not_used(tmp_path: Path, taken: list[int]) -> None:

@@ -8,11 +8,12 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+import google_crc32c
 import numpy as np
 import pytest
 
 import gpuzarr
-from gpuzarr.errors import ChangedError, ForbiddenError, LimitError, StoreError
+from gpuzarr.errors import ChangedError, ChunkError, ForbiddenError, LimitError, StoreError
 from gpuzarr.store.base import Request, joined
 from gpuzarr.store.remote import BucketStore, flow
 from gpuzarr.store.remote.flow import Stream, Waiters
@@ -337,3 +338,81 @@ def test_shards_that_are_wanted_whole_come_with_their_index(
     memory.objects["c/1/0"] = memory.objects["c/1/0"][:50]
     with pytest.raises(gpuzarr.GpuzarrError, match="c/1/0"):
         read(...)
+
+
+def sharded(store: BucketStore) -> np.ndarray:
+    """Six shards of 16 by 16, of which one and some chunks of another are not stored."""
+    array = gpuzarr.create_array(
+        store, shape=(40, 24), dtype="u2", chunks=(4, 8), shards=(16, 16), fill_value=7
+    )
+    values = np.arange(1, 961, dtype=np.uint16).reshape(40, 24)
+    values[16:32, 16:] = 7
+    values[4:12, :8] = 7
+    array[...] = values
+    return values
+
+
+def test_shards_are_decoded_as_they_come(memory: Memory, store: BucketStore) -> None:
+    """The last one is sent when the others have been decoded, and no sooner."""
+    values, out, seen = sharded(store), np.zeros((40, 24), np.uint16), []
+
+    def before(what: str, path: str) -> None:
+        for _ in range(500 if path == "c/2/1" else 0):
+            seen[:] = [np.array_equal(out[:32], values[:32])]
+            if seen[0]:
+                break
+            time.sleep(0.01)
+
+    memory.before = before
+    gpuzarr.open_array(store, device="cpu").read(out=out)
+    assert seen == [True]
+    np.testing.assert_array_equal(out, values)
+
+
+@pytest.mark.parametrize("native", [1, 0])
+@pytest.mark.parametrize("device", ["cpu", "sim"])
+def test_what_is_missing_in_shards_that_come_whole(
+    memory: Memory, store: BucketStore, device: str, native: int
+) -> None:
+    from tests.conftest import to_host
+
+    values, stats = sharded(store), gpuzarr.ReadStats()
+    assert "c/1/1" not in memory.objects
+    with gpuzarr.configured(native=native):
+        array = gpuzarr.open_array(store, device=device)
+        assert array.explain(...).requests == 6
+        np.testing.assert_array_equal(to_host(array.read(stats=stats)), values)
+        assert (stats.requests, stats.chunks) == (6, np.count_nonzero(values[::4, ::8] != 7))
+        boxes = to_host(gpuzarr.open_array(store, device=device).patches([[0, 0], [8, 4]], (32, 20)))
+    np.testing.assert_array_equal(boxes, [values[:32, :20], values[8:, 4:]])
+
+
+def test_indexes_of_shards_that_came_whole_are_kept(memory: Memory, store: BucketStore) -> None:
+    """Under their versions: nothing is asked twice, and what was replaced is seen."""
+    values, asked = sharded(store), []
+    array = gpuzarr.open_array(store, device="cpu")
+    array[...]
+    memory.before = lambda what, path: asked.append(path)
+    np.testing.assert_array_equal(array[:4, :4], values[:4, :4])
+    assert asked == ["c/0/0"]
+    other = BucketStore(memory, "", "memory://other")
+    gpuzarr.open_array(other, mode="r+", device="cpu")[:16, :16] = 3
+    np.testing.assert_array_equal(array[:4, :4], np.full((4, 4), 3))
+
+
+@pytest.mark.parametrize("device", ["cpu", "sim"])
+def test_shards_that_come_whole_and_lie(memory: Memory, store: BucketStore, device: str) -> None:
+    array = gpuzarr.create_array(store, shape=(16,), dtype="u2", chunks=(4,), shards=(16,), codecs=[])
+    array[...] = np.arange(1, 17)
+    sound = memory.objects["c/0"]
+    array = gpuzarr.open_array(store, device=device)
+    for at, value in ((0, 1 << 40), (0, len(sound) - 4), (8, 1 << 62), (8, 6)):
+        index = bytearray(sound[-68:-4])
+        index[at : at + 8] = value.to_bytes(8, "little")
+        checksum = google_crc32c.value(bytes(index)).to_bytes(4, "little")
+        memory.objects["c/0"] = sound[:-68] + bytes(index) + checksum
+        with pytest.raises(ChunkError, match="c/0"):
+            array[...]
+    memory.objects["c/0"] = bytes(81 << 20)
+    with pytest.raises(ChunkError, match=r"a shard of 84934656 bytes, which could need"):
+        array[...]
