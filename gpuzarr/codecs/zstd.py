@@ -178,7 +178,7 @@ class Zstd(Codec):
         """Only the blocks up to the last byte, where others follow and no checksum covers them."""
         stored = as_bytes(chunk)
         found, library = _blocks(stored.data, decoded.limit, end), decoder()
-        return found is not None and library is not None and library.prefix(stored, *found, out, end)
+        return found is not None and library is not None and library.prefix(stored, found, out, end)
 
     def encode(self, chunk: Buffer, decoded: ChunkSpec) -> Buffer:
         """One frame that says its size."""
@@ -253,12 +253,12 @@ def _first_content(stored: memoryview) -> int | None:
     return _header(stored, 0)[0] if stored[:4] == _MAGIC_BYTES else None
 
 
-def _blocks(stored: memoryview, nbytes: int, end: int) -> tuple[list[int], int] | None:
-    """Where the blocks end of a chunk that is one frame of `nbytes` bytes, and the most that one holds. None
-    where the bytes up to `end` are in nearly all of them, the frame has a checksum, or it is an odd one."""
+def _blocks(stored: memoryview, nbytes: int, end: int) -> list[int] | None:
+    """Where the blocks end of a chunk that is one frame of `nbytes` bytes. None where the bytes up to `end`
+    are in nearly all of them, the frame has a checksum, or it is an odd one."""
     if stored[:4] != _MAGIC_BYTES:
         return None
-    content, block, at, checksum = _header(stored, 0)
+    content, _, at, checksum = _header(stored, 0)
     if content != nbytes or checksum or -(-end // MAX_BLOCK) >= -(-nbytes // MAX_BLOCK):
         return None
     ends: list[int] = []
@@ -268,4 +268,4 @@ def _blocks(stored: memoryview, nbytes: int, end: int) -> tuple[list[int], int] 
         last, kind, size = head & 1, head >> 1 & 3, head >> 3
         at += 3 + (1 if kind == 1 else size)
         ends.append(at)
-    return (ends, max(block, 1)) if last and at == len(stored) else None
+    return ends if last and at == len(stored) else None

@@ -87,29 +87,24 @@ class Decoder:
         return bool(done == out.nbytes)
 
     def prefix(
-        self, stored: NDArray[np.uint8], ends: Sequence[int], block: int, out: NDArray[np.uint8], end: int
+        self, stored: NDArray[np.uint8], ends: Sequence[int], out: NDArray[np.uint8], end: int
     ) -> bool:
-        """Decode at least the bytes up to `end` of one frame to their places in `out`. The frame's blocks end
-        at `ends` in `stored`, and hold at most `block` bytes each."""
+        """Decode the blocks of one frame up to the one that holds byte `end - 1`, to their places in `out`.
+        They end at `ends` in `stored`."""
         if not self.streams:
             return False
         self.library.ZSTD_DCtx_reset(self.address, _RESET_SESSION)
         source = _Span(stored.ctypes.data, 0, 0)
         target = _Span(addressof(c_char.from_buffer(out)), out.nbytes, 0)
-        given = 0
-        while target.done < end:
-            if given == len(ends):
-                return False
-            left = end - target.done
-            # As many blocks as it takes if they are full; from then on, if they are like those so far.
-            given += -(-left * given // target.done) if target.done else -(-left // block)
-            given = min(given, len(ends))
-            source.nbytes = ends[given - 1]
+        for at in ends:
+            if target.done >= end:
+                return True
+            source.nbytes = at
             if self.library.ZSTD_isError(
                 self.library.ZSTD_decompressStream(self.address, byref(target), byref(source))
             ):
                 return False
-        return True
+        return bool(target.done >= end)
 
 
 _local = threading.local()

@@ -32,6 +32,9 @@ if TYPE_CHECKING:  # loaded with the first read: it brings the codecs' libraries
 Left = Callable[[int], None]
 """Takes a row that the core left."""
 
+_TOGETHER = 1024
+"""Rows of one call: Ctrl-C waits for its end."""
+_MOST = 2**63 - 1
 _EMPTY = np.zeros(1, np.uint8)  # where a chunk of no bytes lies
 
 
@@ -66,7 +69,8 @@ class Core:
         self.core, self.source, self.plan, self.stats = core, source, plan, stats
         self.files = _files(source, plan)
         """Whether it may read the files itself."""
-        self.decoded = max(chain.layout.limit for chain in chains)
+        self.largest = max(chain.layout.limit for chain in chains)
+        self.decodes = any(chain.stages for chain in chains)
         self.containers = any(stage.name == "blosc" for chain in chains for stage in chain.stages)
         self.shape, self.slot = _column(plan.shape), None if table.slot is None else _column(table.slot)
         job = core.job(library=ctypes.pointer(core.functions), dims=result.ndim, itemsize=result.itemsize)
@@ -83,7 +87,7 @@ class Core:
             held["first"] = _column(table.first)
         for name, column in held.items():
             setattr(job, name, _at(column))
-        job.steps_differ = table.step.ndim == 2
+        job.steps_differ, job.parts = table.step.ndim == 2, len(chains) == 1
         bound = (core.chain * len(chains))()
         for into, chain, own in zip(bound, chains, strides, strict=True):
             _bind(into, core, chain, own, whole=table.slot is None)
@@ -118,7 +122,11 @@ class Core:
         """The rows of parts that lie one behind the other."""
         lo, hi = parts[0].lo, parts[-1].hi
         of = slice(rows.first + lo, rows.first + hi)
-        columns = [(*_bytes(part.view), part.begin) for part in parts]
+        try:
+            columns = [(*_bytes(part.view), part.begin) for part in parts]
+        except (BufferError, ValueError):  # not contiguous, which the codecs say again
+            _all(lo, hi, left)
+            return
         counts = [part.hi - part.lo for part in parts]
         base, size, begin = np.repeat(np.array(columns, np.int64), counts, axis=0).T
         nbytes = self.plan.nbytes[of]
@@ -128,11 +136,11 @@ class Core:
         nbytes = np.where(base == 0, 0, np.where(whole, size, nbytes))
         # Rows have been held against their answers before; reading outside of them is not for C to find out.
         if not bool(((address >= base) & (nbytes >= 0) & (nbytes <= base + size - address)).all()):
-            for row in range(lo, hi):
-                left(row)
+            _all(lo, hi, left)
             return
 
         def place(job: library.Job, row: int) -> None:
+            self._lend(job)
             job.address, job.nbytes = _at(address) + 8 * row, _at(nbytes) + 8 * row
 
         self._take(rows.first + lo, hi - lo, place, lambda row: left(lo + row))
@@ -144,15 +152,15 @@ class Core:
         try:
             paths = store.paths(rows.keys)
         except GpuzarrError:  # which the store says again, of the row that it is about
-            for row in range(count):
-                left(row)
+            _all(0, count, left)
             return
         joined = b"".join([path + b"\0" for path in paths])
         ends = np.cumsum([len(path) + 1 for path in paths], dtype=np.int64)
         begins = np.append(np.zeros(1, np.int64), ends)
 
         def place(job: library.Job, row: int) -> None:
-            stored = scratch().file(self.decoded)
+            self._lend(job)
+            stored = scratch().file(self.largest)
             job.paths, job.path = joined, _at(begins) + 8 * row
             job.stored, job.stored_room = _at(stored), stored.nbytes
 
@@ -163,35 +171,49 @@ class Core:
         nothing = np.zeros(last - first, np.int64)
 
         def place(job: library.Job, row: int) -> None:
-            job.address = job.nbytes = _at(nothing)
+            job.address, job.nbytes = _at(nothing) + 8 * row, _at(nothing) + 8 * row
 
-        self._take(first, last - first, place, lambda row: None)
+        def left(row: int) -> None:
+            raise AssertionError(f"a missing chunk was left: row {row}")
+
+        self._take(first, last - first, place, left)
 
     def _take(self, first: int, count: int, place: Callable[[library.Job, int], None], left: Left) -> None:
         """Rows of the plan from `first` on. `place` says where the bytes lie, counted from there."""
         row = 0
         while row < count:
-            job = self._job(first + row, count - row)
-            place(job, row)
-            row += self.core.rows(ctypes.byref(job))
+            asked = min(count - row, _TOGETHER)
+            job = self._job(first + row, asked)
+            try:
+                place(job, row)
+            except MemoryError:  # the codecs may take less, or say so themselves
+                _all(row, count, left)
+                return
+            taken = self.core.rows(ctypes.byref(job))
+            row += taken
             counts = ("chunks", "direct", "filled", "requests", "bytes_read")
             self.stats.add(**{name: getattr(job, name) for name in counts})
-            if row < count:
+            if taken < asked:
                 left(row)
                 row += 1
 
+    def _lend(self, job: library.Job) -> None:
+        """The calling thread's memory, to decode into."""
+        memory = scratch()
+        if self.decodes:
+            job.decoded = _at(memory.chunk(self.largest))
+        if self.containers:
+            container = memory.container(self.largest)
+            job.container, job.container_room = _at(container), container.nbytes
+
     def _job(self, number: int, count: int) -> library.Job:
-        """For rows of the plan from `number` on, with the calling thread's memory."""
+        """For rows of the plan from `number` on."""
         from gpuzarr.codecs.zstd_library import decoder
 
-        job, memory = self.core.job.from_buffer_copy(self.template), scratch()
+        job = self.core.job.from_buffer_copy(self.template)
         job.rows, job.number, job.chain = count, number, _at(self.shape) + 8 * number
         if self.slot is not None:
             job.slot = _at(self.slot) + 8 * number
-        job.decoded = _at(memory.chunk(self.decoded))
-        if self.containers:
-            container = memory.container(self.decoded)
-            job.container, job.container_room = _at(container), container.nbytes
         if (found := decoder()) is not None:
             job.decoder, job.streams = found.address, found.streams
         return job
@@ -219,7 +241,8 @@ def _bind(into: library.Chain, core: library.Core, chain: Chain, strides: Sequen
     into.steps, into.nbytes, into.swap = len(chain.stages), chain.layout.nbytes, chain.swap
     for step, stage in zip(into.step, chain.stages, strict=False):
         step.kind = _kind(stage.codec, core)
-        step.nbytes = -1 if stage.decoded.nbytes is None else stage.decoded.nbytes
+        limit = min(stage.decoded.limit, _MOST)
+        step.nbytes = ~limit if stage.decoded.nbytes is None else limit
     into.plain = whole and chain.plain
     into.stride[: len(strides)] = list(strides)
     if whole:
@@ -236,6 +259,11 @@ def _files(source: Source, plan: Plan) -> bool:
         and int(plan.request[-1]) == plan.requests
         and bool((rows == WHOLE).all())
     )
+
+
+def _all(lo: int, hi: int, left: Left) -> None:
+    for row in range(lo, hi):
+        left(row)
 
 
 def _column(column: Int64s) -> Int64s:

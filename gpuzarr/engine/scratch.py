@@ -6,6 +6,8 @@ A fresh buffer costs a page fault for every 4 KiB of it, about as much as decodi
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 from numpy.typing import NDArray
@@ -93,6 +95,22 @@ class Scratch:
 
 
 _local = threading.local()
+
+
+@contextmanager
+def own_scratch() -> Iterator[None]:
+    """For work of the calling thread, and not for what a signal handler or a finaliser reads in the middle of
+    it: that has memory of its own."""
+    outer, busy = getattr(_local, "scratch", None), getattr(_local, "busy", False)
+    _local.busy = True
+    if busy:
+        _local.scratch = Scratch()
+    try:
+        yield
+    finally:
+        _local.busy = busy
+        if busy:
+            _local.scratch = outer
 
 
 def scratch() -> Scratch:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from gpuzarr import config
+from gpuzarr.engine.scratch import own_scratch
 
 if TYPE_CHECKING:  # imported when the first read needs threads: it costs as much as the rest of gpuzarr
     from concurrent.futures import Future, ThreadPoolExecutor
@@ -43,11 +44,12 @@ def run_all(tasks: list[Callable[[], None]]) -> None:
     failed: list[BaseException] = []
 
     def work() -> None:
-        while not failed and (i := next(turn)) < len(tasks):
-            try:
-                tasks[i]()
-            except BaseException as error:
-                failed.append(error)
+        with own_scratch():
+            while not failed and (i := next(turn)) < len(tasks):
+                try:
+                    tasks[i]()
+                except BaseException as error:
+                    failed.append(error)
 
     futures: list[Future[None]] = []
     try:

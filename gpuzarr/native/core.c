@@ -21,7 +21,7 @@
 #include <sys/uio.h>
 #include <unistd.h>
 
-#define ABI 1
+#define ABI 2
 #define MOST_DIMS 33 /* NumPy has 64; arrays of more than 32 are left to it */
 #define MOST_STEPS 4
 
@@ -29,7 +29,7 @@ enum { CRC32C = 1, ZSTD, LZ4, BLOSC };
 
 typedef struct {
     int64_t kind;
-    int64_t nbytes; /* what it decodes to; -1: what it is given, less its checksum */
+    int64_t nbytes; /* what it decodes to; negative: at most ~nbytes bytes */
 } Step;
 
 typedef struct {
@@ -71,6 +71,7 @@ typedef struct {
     const int64_t *chunk_lo, *out_lo, *extent; /* [pieces, dims] */
     const int64_t *step;                       /* [pieces, dims], or [dims] for all */
     int64_t steps_differ;
+    int64_t parts; /* of a chunk that is not wanted whole, less may be decoded than all */
 
     char *result;
     const int64_t *stride; /* [dims], bytes */
@@ -160,7 +161,7 @@ static int zstd_prefix(const Job *job, Bytes src, Frame frame, char *out, int64_
 
 static int zstd(const Job *job, Bytes src, char *out, int64_t nbytes, Range part) {
     Frame frame;
-    if (!zstd_header(src, &frame) || frame.content != nbytes || !nbytes) return 0;
+    if (!job->decoder || !zstd_header(src, &frame) || frame.content != nbytes || !nbytes) return 0;
     int whole = frame.checksum || (part.end - 1) / MAX_BLOCK >= (nbytes - 1) / MAX_BLOCK;
     if (!whole && job->streams && zstd_prefix(job, src, frame, out, nbytes, part.end)) return 1;
     return job->library->zstd_whole(job->decoder, out, (size_t)nbytes, src.at, (size_t)src.nbytes) == (size_t)nbytes;
@@ -177,13 +178,14 @@ static int lz4(const Job *job, Bytes src, char *out, int64_t nbytes) {
 /* ---- Blosc 1: see codecs/blosc_header.py, which checks the same and says what is wrong */
 
 enum { MEMCPYED = 2, FUTURE = 8, UNSPLIT = 16, SNAPPY = 2, MOST_SPLITS = 16, LEAST_STREAM = 128, HEADER = 16 };
+enum { MOST_BLOCK = (INT_MAX - 4 * 255) / 3 };
 
 static int blosc(const Job *job, Bytes src, char *out, int64_t nbytes, Range part) {
     if (src.nbytes < HEADER || nbytes <= 0) return 0;
     int flags = src.at[2], typesize = src.at[3];
     int64_t size = (int32_t)u32(src.at + 8), cbytes = (int32_t)u32(src.at + 12);
     if (src.at[0] != 2 || flags & FUTURE || !typesize || (int32_t)u32(src.at + 4) != nbytes) return 0;
-    if (size <= 0 || size > nbytes || cbytes < HEADER || cbytes > src.nbytes) return 0;
+    if (size <= 0 || size > nbytes || size > MOST_BLOCK || cbytes < HEADER || cbytes > src.nbytes) return 0;
     if (flags & MEMCPYED) {
         if (cbytes != nbytes + HEADER) return 0;
         memcpy(out + part.begin, src.at + HEADER + part.begin, (size_t)(part.end - part.begin));
@@ -202,7 +204,7 @@ static int blosc(const Job *job, Bytes src, char *out, int64_t nbytes, Range par
     }
     int64_t first = part.begin / size, last = (part.end + size - 1) / size;
     if (last == count && nbytes % size && last - first == 1) first--; /* c-blosc takes no container of less than a block */
-    if (first >= 0 && ordered && 4 * (last - first) <= 3 * count) {
+    if (first >= 0 && first < last && ordered && 4 * (last - first) <= 3 * count) {
         /* Each block is compressed by itself, so a header before some of them is all it takes. */
         int64_t here = (int32_t)u32(src.at + HEADER + 4 * first);
         int64_t there = last < count ? (int32_t)u32(src.at + HEADER + 4 * last) : cbytes;
@@ -231,7 +233,8 @@ static Bytes decode(const Job *job, const Chain *chain, Bytes src, char *out, Ra
     for (int64_t i = 0; i < chain->steps; i++) {
         const Step *step = &chain->step[i];
         if (step->kind == CRC32C) {
-            if (src.nbytes < 4 || (step->nbytes >= 0 && src.nbytes - 4 != step->nbytes)) return refused;
+            int64_t covered = src.nbytes - 4;
+            if (covered < 0 || (step->nbytes < 0 ? covered > ~step->nbytes : covered != step->nbytes)) return refused;
             src.nbytes -= 4;
             if (job->library->crc32c(0, src.at, (size_t)src.nbytes) != u32(src.at + src.nbytes)) return refused;
             continue;
@@ -360,28 +363,29 @@ static Range looked_at(const Job *job, const Chain *chain, int64_t lo, int64_t h
         found.begin = min64(found.begin, begin);
         found.end = max64(found.end, end);
     }
-    return found;
+    return found.begin <= found.end ? found : (Range){0, 0};
 }
 
 /* ---- rows */
 
 enum { THERE, MISSING, ODD };
+enum { MODEST = 16 << 20, ONE_READ = 1 << 30 }; /* of no more bytes at once is it certain that all of them come */
 
 /* A file's bytes, in scratch, or, if they are just as many as a raw chunk has, at its landing. */
-static int read_file(const Job *job, const char *path, char *landing, int64_t expected, Bytes *found) {
+static int read_file(const Job *job, const Chain *chain, const char *path, char *landing, Bytes *found) {
     int fd;
     do fd = open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
     while (fd < 0 && errno == EINTR);
     if (fd < 0) return errno == ENOENT ? MISSING : ODD;
     /* A byte more than there should be, to see that the file has ended. */
-    int64_t room = landing ? expected : job->stored_room, done = 0;
+    int64_t room = landing ? chain->nbytes : min64(job->stored_room, 4 * chain->nbytes + MODEST), done = 0;
     ssize_t got = 0;
     char past;
     do {
         struct iovec into[2] = {{(landing ? landing : job->stored) + done, (size_t)(room - done)}, {&past, 1}};
-        got = readv(fd, into, 2);
+        got = preadv(fd, into, 2, done); /* which pipes refuse */
         if (got > 0) done += got;
-    } while ((got > 0 && done < room) || (got < 0 && errno == EINTR));
+    } while ((got > 0 && (done < room || (done == room && room >= ONE_READ))) || (got < 0 && errno == EINTR));
     close(fd);
     *found = (Bytes){(const uint8_t *)(landing ? landing : job->stored), done};
     return got < 0 || done > room || (landing && done != room) ? ODD : THERE;
@@ -396,7 +400,7 @@ static int take(Job *job, int64_t r) {
     Bytes src;
     int state;
     if (job->paths) {
-        state = read_file(job, job->paths + job->path[r], chain->steps ? 0 : at, chain->nbytes, &src);
+        state = read_file(job, chain, job->paths + job->path[r], chain->steps ? 0 : at, &src);
     } else {
         src = (Bytes){(const uint8_t *)(intptr_t)job->address[r], job->nbytes[r]};
         state = src.at ? THERE : MISSING;
@@ -410,7 +414,7 @@ static int take(Job *job, int64_t r) {
     }
     Bytes chunk = src;
     if (chain->steps || src.nbytes != chain->nbytes) {
-        Range part = at ? (Range){0, chain->nbytes} : looked_at(job, chain, lo, hi);
+        Range part = at || !job->parts ? (Range){0, chain->nbytes} : looked_at(job, chain, lo, hi);
         chunk = decode(job, chain, src, at ? at : job->decoded, part);
         if (!chunk.at) return 0;
     }

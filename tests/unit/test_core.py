@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import google_crc32c
 import numcodecs
 import numpy as np
 import pytest
@@ -18,11 +19,14 @@ import zarr
 
 import gpuzarr
 from gpuzarr import config
+from gpuzarr.codecs import zstd_library
 from gpuzarr.engine import core as engine_core
-from gpuzarr.errors import ChunkError, GpuzarrError, StoreError
+from gpuzarr.engine import scratch
+from gpuzarr.errors import ChunkError, GpuzarrError, LimitError, StoreError
 from gpuzarr.native import build, library
 from gpuzarr.store.base import Request
 from gpuzarr.store.local import LocalStore
+from gpuzarr.store.memory import MappingStore
 
 SHAPE, CHUNKS = (37, 40, 45), (16, 16, 32)
 KEYS: list[Any] = [
@@ -350,6 +354,83 @@ def test_a_chunk_that_becomes_a_link_is_not_followed(tmp_path: Path) -> None:
         array[...]
 
 
+def test_a_read_in_the_middle_of_a_read(tmp_path: Path) -> None:
+    """By a signal handler, a finaliser, or a store: it has memory of its own."""
+    expected = made(tmp_path / "a", CHAINS["shards"])
+    other = made(tmp_path / "b", CHAINS["blosc lz4 shuffle"])
+    within = gpuzarr.open_array(tmp_path / "b", device="cpu")
+
+    class Nested(MappingStore):
+        def get_ranges(self, requests: Any, place: Any = None) -> Any:
+            found = []
+            for i, one in enumerate(super().get_ranges(requests)):
+                into = None if one is None or place is None else place(i, len(one))
+                if into is None:
+                    found.append(one)
+                else:
+                    into[:] = one
+                    found.append(into)
+            np.testing.assert_array_equal(within[...], other)
+            return found
+
+    files = LocalStore(str(tmp_path / "a"))
+    objects = {key: bytes(files.get_ranges([Request(key)])[0]) for key in files.list()}
+    for native in (1, 0):
+        with gpuzarr.configured(native=native, threads=1):
+            found = gpuzarr.open_array(Nested(objects), device="cpu")[...]
+        np.testing.assert_array_equal(found, expected)
+
+
+def test_a_pipe_with_bytes_in_it_is_no_chunk(tmp_path: Path) -> None:
+    values = made(tmp_path / "a", CHAINS["raw"])
+    chunk = tmp_path / "a" / "c" / "0" / "0" / "0"
+    stored = chunk.read_bytes()
+    pipe(chunk)
+    writer = os.open(chunk, os.O_RDWR | os.O_NONBLOCK)
+    try:
+        assert os.write(writer, stored) == len(stored)
+        for native in (1, 0):
+            with gpuzarr.configured(native=native), pytest.raises(GpuzarrError):
+                gpuzarr.open_array(tmp_path / "a", device="cpu")[:8, :8, :8]
+    finally:
+        os.close(writer)
+    assert values.any()
+
+
+def test_limits_hold(tmp_path: Path) -> None:
+    """What a checksum covers is no larger than a chunk may be, and what is missing takes no memory."""
+    made(tmp_path / "a", CHAINS["zstd, crc32c"])
+    array = gpuzarr.open_array(tmp_path / "a", device="cpu")
+    chunk = tmp_path / "a" / "c" / "0" / "0" / "0"
+    plain = np.random.default_rng(0).bytes(16384)
+    stored = bytes(numcodecs.zstd.compress(plain))
+    chunk.write_bytes(stored + google_crc32c.value(stored).to_bytes(4, "little"))
+    with gpuzarr.configured(max_chunk_nbytes=16384):
+        array = gpuzarr.open_array(tmp_path / "a", device="cpu")
+        (error, _), (other, _) = both(lambda stats: array.read(slice(0, 16), stats=stats))
+    assert isinstance(error, LimitError)
+    assert str(error) == str(other)
+    document = {"zarr_format": 2, "shape": [1 << 31], "chunks": [1 << 31], "dtype": "|u1", "fill_value": 7}
+    nothing = {
+        ".zarray": json.dumps({**document, "compressor": None, "filters": None, "order": "C"}).encode()
+    }
+    before = scratch_nbytes()
+    assert gpuzarr.open_array(nothing, device="cpu")[5:9].tolist() == [7] * 4
+    assert scratch_nbytes() <= before
+
+
+def scratch_nbytes() -> int:
+    kept = scratch.scratch()
+    return sum(one.nbytes for one in (kept._encoded, kept._chunk, kept._laid_out, kept._container))
+
+
+def test_without_a_decoder_for_zstd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """numcodecs may come with a libzstd that is not known."""
+    expected = made(tmp_path / "a", CHAINS["zstd"])
+    monkeypatch.setattr(zstd_library, "decoder", lambda: None)
+    np.testing.assert_array_equal(gpuzarr.open_array(tmp_path / "a", device="cpu")[...], expected)
+
+
 # ---- how it is built and found
 
 
@@ -394,7 +475,7 @@ def test_libraries_that_show_nothing_are_done_without(
 
 def test_a_core_of_another_version_is_not_used(tmp_path: Path, taken: list[int]) -> None:
     other = tmp_path / "core.so"
-    source = build.SOURCE.read_text().replace("#define ABI 1\n", "#define ABI 999\n")
+    source = build.SOURCE.read_text().replace("#define ABI 2\n", "#define ABI 999\n")
     (tmp_path / "core.c").write_text(source)
     command = build.compiler()
     assert command is not None
