@@ -85,7 +85,7 @@ def _read(
         missing = np.flatnonzero(~known.there)
         stats.add(hits=len(plan) - len(missing))
         plan, cells = plan.taken(missing), Cells(cells.cells[missing])
-    plan = resolved(source, plan, cells, stats)
+    plan = resolved(source, plan, cells, stats, host=device is None)
     if device is None:
         return _on_host(source, plan, pieces, outside, out, stats, known, finish)
     from gpuzarr.engine.boxes_device import on_device
@@ -206,7 +206,7 @@ class _HostBoxes:
     def _again(self, rows: Rows, row: int) -> None:
         """A file that the core left."""
         scratch().reset()
-        self._decode(rows, rows.fetch(row, row + 1, self.stats, scratch().take))
+        self._decode(rows, rows.again(row, self.stats, scratch().take))
 
     def _decode(self, rows: Rows, fetched: Iterable[Fetched]) -> None:
         """The same by the codecs themselves."""

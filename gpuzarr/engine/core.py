@@ -68,7 +68,7 @@ class Core:
     ) -> None:
         self.core, self.source, self.plan, self.stats = core, source, plan, stats
         self.files = _files(source, plan)
-        """Whether it may read the files itself."""
+        """How it may read files itself: `whole`, `ranges`; empty if it may not."""
         self.largest = max(chain.layout.limit for chain in chains)
         self.decodes = any(chain.stages for chain in chains)
         self.containers = any(stage.name == "blosc" for chain in chains for stage in chain.stages)
@@ -147,6 +147,37 @@ class Core:
 
     def read(self, rows: Rows, left: Left) -> None:
         """All rows, from their files."""
+        if self.files == "whole":
+            self._read_whole(rows, left)
+        else:
+            self._read_ranges(rows, left)
+
+    def _read_ranges(self, rows: Rows, left: Left) -> None:
+        store, count = self.source.store, rows.end - rows.first
+        assert isinstance(store, LocalStore)
+        of = slice(rows.first, rows.end)
+        begin = np.array([request.start for request in rows.requests], np.int64)
+        size = np.array([request.nbytes for request in rows.requests], np.int64)
+        range_ = np.repeat(np.arange(len(begin)), [hi - lo for lo, hi in rows.spans])
+        nbytes = np.ascontiguousarray(self.plan.nbytes[of])
+        within = self.plan.start[of] - begin[range_]
+        if not bool(((within >= 0) & (nbytes >= 0) & (nbytes <= size[range_] - within)).all()):
+            _all(0, count, left)
+            return
+        with store.opened(rows.requests) as opened:
+            fds = np.array(opened, np.int64)
+
+            def place(job: library.Job, row: int) -> None:
+                self._lend(job)
+                stored = scratch().file(max(self.largest, int(size.max())))
+                job.stored, job.stored_room = _at(stored), stored.nbytes
+                job.fd, job.begin, job.size = _at(fds), _at(begin), _at(size)
+                job.range, job.within = _at(range_) + 8 * row, _at(within) + 8 * row
+                job.nbytes = _at(nbytes) + 8 * row
+
+            self._take(rows.first, count, place, left)
+
+    def _read_whole(self, rows: Rows, left: Left) -> None:
         store, count = self.source.store, len(rows.keys)
         assert isinstance(store, LocalStore)
         try:
@@ -180,7 +211,7 @@ class Core:
 
     def _take(self, first: int, count: int, place: Callable[[library.Job, int], None], left: Left) -> None:
         """Rows of the plan from `first` on. `place` says where the bytes lie, counted from there."""
-        row = 0
+        row, loaded = 0, -1
         while row < count:
             asked = min(count - row, _TOGETHER)
             job = self._job(first + row, asked)
@@ -189,13 +220,14 @@ class Core:
             except MemoryError:  # the codecs may take less, or say so themselves
                 _all(row, count, left)
                 return
+            job.loaded = loaded
             taken = self.core.rows(ctypes.byref(job))
-            row += taken
+            row, loaded = row + taken, job.loaded
             counts = ("chunks", "direct", "filled", "requests", "bytes_read")
             self.stats.add(**{name: getattr(job, name) for name in counts})
             if taken < asked:
                 left(row)
-                row += 1
+                row, loaded = row + 1, -1
 
     def _lend(self, job: library.Job) -> None:
         """The calling thread's memory, to decode into."""
@@ -249,16 +281,15 @@ def _bind(into: library.Chain, core: library.Core, chain: Chain, strides: Sequen
         into.shape[: len(chain.spec.shape)] = list(chain.spec.shape)
 
 
-def _files(source: Source, plan: Plan) -> bool:
-    """Whether each request is for a file in a directory that is one chunk."""
-    rows = plan.nbytes[: plan.requests]
-    return (
-        type(source.store) is LocalStore
-        and not source.store.follow_symlinks
-        and not plan.versions
-        and int(plan.request[-1]) == plan.requests
-        and bool((rows == WHOLE).all())
-    )
+def _files(source: Source, plan: Plan) -> str:
+    """See `Core.files`. The store is a directory, and each request is for one chunk that is a file, or all of
+    them are for ranges."""
+    if type(source.store) is not LocalStore or source.store.follow_symlinks:
+        return ""
+    rows = plan.nbytes[: int(plan.request[-1])]
+    if len(rows) == plan.requests and bool((rows == WHOLE).all()) and not plan.versions:
+        return "whole"
+    return "ranges" if bool((rows >= 0).all()) else ""
 
 
 def _all(lo: int, hi: int, left: Left) -> None:

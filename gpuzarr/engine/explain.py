@@ -77,7 +77,8 @@ def explain(source: Source, selection: Selection, place: Place) -> Explanation:
     """Plan a read and report it. Shard indexes are read; no chunk is, and no index that would come with its
     shard."""
     meta = source.meta
-    plan = make_plan(source, selection, ReadStats())
+    on_device = place.device is not None and meta.has_bytes
+    plan = make_plan(source, selection, ReadStats(), host=not on_device)
     present = plan.nbytes != ABSENT
     objects = len(np.unique(plan.key[present]))
     stored: int | None = int(plan.nbytes[plan.nbytes >= 0].sum())
@@ -89,7 +90,6 @@ def explain(source: Source, selection: Selection, place: Place) -> Explanation:
     if meta.has_bytes:
         decoded = sum(n * chain.spec.limit for n, chain in zip(of_shape, chains, strict=True))
     direct = ""
-    on_device = place.device is not None and meta.has_bytes
     if on_device and place.device is not None:
         taken = sum(n * device_nbytes(chain) for n, chain in zip(of_shape, chains, strict=True)) + (
             stored or 0

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
+from operator import itemgetter
 from typing import NamedTuple
 
 from gpuzarr import config
@@ -170,6 +172,11 @@ class Rows:
         """One row of some parts."""
         part = next(part for part in parts if part.lo <= row < part.hi)
         return self.chunks(part._replace(lo=row, hi=row + 1))
+
+    def again(self, row: int, stats: ReadStats, take: Take) -> Iterator[Fetched]:
+        """One row, with its request asked for."""
+        i = bisect_right(self.spans, row, key=itemgetter(0)) - 1
+        return self.one(self.parts(i, i + 1, stats, take), row)
 
     def check_whole(self, i: int, nbytes: int) -> None:
         """Whole objects have a size that their chunk may have."""

@@ -133,7 +133,7 @@ class _Work:
     def _again(self, rows: Rows, boxes: _Boxes, row: int) -> None:
         """A file that the core left."""
         scratch().reset()
-        self._decode(rows, boxes, rows.fetch(row, row + 1, self.stats, scratch().take))
+        self._decode(rows, boxes, rows.again(row, self.stats, scratch().take))
 
     def _decode(self, rows: Rows, boxes: _Boxes, fetched: Iterable[Fetched]) -> None:
         """The same by the codecs themselves."""

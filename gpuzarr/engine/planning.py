@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import numpy as np
@@ -14,12 +15,15 @@ from gpuzarr.plan.pieces import Cells, plan_pieces
 from gpuzarr.plan.table import Plan
 from gpuzarr.selection import Selection
 
+_IN_CACHE = 512 << 10
+"""Bytes of a coalesced request that a core decodes right after it has read them."""
 
-def make_plan(source: Source, selection: Selection, stats: ReadStats) -> Plan:
-    """The plan of a read. Reads shard indexes, nothing else."""
+
+def make_plan(source: Source, selection: Selection, stats: ReadStats, host: bool = False) -> Plan:
+    """The plan of a read. Reads shard indexes, nothing else. `host`: that decodes request by request."""
     try:
         plan, cells = plan_pieces(selection, source.meta.chunk_grid)
-        return resolved(source, plan, cells, stats)
+        return resolved(source, plan, cells, stats, host)
     except GpuzarrError as error:
         source.located(error)
         raise
@@ -27,7 +31,7 @@ def make_plan(source: Source, selection: Selection, stats: ReadStats) -> Plan:
         raise LimitError(f"out of memory while planning: {error}", array=source.name) from error
 
 
-def resolved(source: Source, plan: Plan, cells: Cells, stats: ReadStats) -> Plan:
+def resolved(source: Source, plan: Plan, cells: Cells, stats: ReadStats, host: bool = False) -> Plan:
     """A plan with its byte ranges, in requests."""
     settings, traits = config.current(), source.store.traits
     try:
@@ -36,7 +40,7 @@ def resolved(source: Source, plan: Plan, cells: Cells, stats: ReadStats) -> Plan
         return coalesce(
             plan,
             settings.coalesce_gap if traits.coalesce_gap is None else traits.coalesce_gap,
-            traits.request_nbytes or settings.request_nbytes,
+            traits.request_nbytes or min(settings.request_nbytes, _IN_CACHE if host else sys.maxsize),
         )
     except GpuzarrError as error:
         source.located(error)

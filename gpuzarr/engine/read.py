@@ -46,7 +46,7 @@ def _read_host(
         fresh = empty(selection.flat_shape, meta.carrier, source.name)
         lands = fresh[selection.flips]
     if selection.size:
-        read_host(source, make_plan(source, selection, stats), lands, stats)
+        read_host(source, make_plan(source, selection, stats, host=True), lands, stats)
     if out is not None and fresh is None:
         return out
     result = _final(selection.arrange(lands), meta.dtype)

@@ -148,7 +148,8 @@ class Source:
         traits = self.store.traits
         if streaming(self.store) is None or not self.meta.has_bytes:
             return None
-        return Whole(traits.coalesce_gap or 0, traits.request_nbytes or MODEST_NBYTES)
+        gap = traits.coalesce_gap if traits.round_trip_nbytes is None else traits.round_trip_nbytes
+        return Whole(gap or 0, traits.request_nbytes or MODEST_NBYTES)
 
     def unpack(
         self, plan: Plan, first: int, last: int, key: str, body: memoryview, version: str | None

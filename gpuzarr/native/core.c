@@ -21,7 +21,7 @@
 #include <sys/uio.h>
 #include <unistd.h>
 
-#define ABI 2
+#define ABI 3
 #define MOST_DIMS 33 /* NumPy has 64; arrays of more than 32 are left to it */
 #define MOST_STEPS 4
 
@@ -62,6 +62,10 @@ typedef struct {
     const int64_t *address, *nbytes; /* [rows] */
     const char *paths;               /* one behind the other, each ending in a zero */
     const int64_t *path;             /* [rows]: where each begins */
+    /* Or ranges of open files, each with one row or more; those of a range follow one another. */
+    const int64_t *fd, *begin, *size; /* [ranges] */
+    const int64_t *range, *within;    /* [rows]: which one, and where in it */
+    int64_t loaded;                   /* the range that is in `stored`; -1: none */
     const int64_t *chain;            /* [rows] */
 
     /* The pieces of a row: those of its slot, from first[slot] on; without slots, the one of its own number. */
@@ -391,6 +395,26 @@ static int read_file(const Job *job, const Chain *chain, const char *path, char 
     return got < 0 || done > room || (landing && done != room) ? ODD : THERE;
 }
 
+/* The bytes of row r: its range is read where it was not; straight to its landing if it is a raw chunk alone. */
+static int read_range(Job *job, int64_t r, char *landing, Bytes *found) {
+    int64_t q = job->range[r], size = job->size[q], done = 0;
+    int alone = landing && size == job->nbytes[r];
+    char *into = alone ? landing : job->stored;
+    if (alone || job->loaded != q) {
+        job->loaded = -1;
+        if (job->fd[q] < 0 || (!alone && size > job->stored_room)) return ODD;
+        while (done < size) {
+            ssize_t got = pread((int)job->fd[q], into + done, (size_t)(size - done), job->begin[q] + done);
+            if (got > 0) done += got;
+            else if (!got || errno != EINTR) return ODD;
+        }
+        job->requests++, job->bytes_read += size;
+        if (!alone) job->loaded = q;
+    }
+    *found = (Bytes){(const uint8_t *)into + (alone ? 0 : job->within[r]), job->nbytes[r]};
+    return THERE;
+}
+
 /* Whether row r was taken. */
 static int take(Job *job, int64_t r) {
     const Chain *chain = &job->chains[job->chain[r]];
@@ -401,6 +425,8 @@ static int take(Job *job, int64_t r) {
     int state;
     if (job->paths) {
         state = read_file(job, chain, job->paths + job->path[r], chain->steps ? 0 : at, &src);
+    } else if (job->fd) {
+        state = read_range(job, r, chain->steps || job->nbytes[r] != chain->nbytes ? 0 : at, &src);
     } else {
         src = (Bytes){(const uint8_t *)(intptr_t)job->address[r], job->nbytes[r]};
         state = src.at ? THERE : MISSING;

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from gpuzarr.native.build import LIBRARY
 
-ABI: Final = 2
+ABI: Final = 3
 MOST_DIMS, MOST_STEPS = 33, 4
 _KINDS: Final = {"crc32c": 1, "zstd": 2, "numcodecs.lz4": 3, "blosc": 4}
 """By the codecs' names, as gpuzarr registers them."""
@@ -56,13 +56,14 @@ class Functions(Structure):
 
 
 _ADDRESSES = (
-    *("address", "nbytes", "paths", "path", "chain", "slot", "first", "number"),
+    *("address", "nbytes", "paths", "path", "fd", "begin", "size", "range", "within", "loaded"),
+    *("chain", "slot", "first", "number"),
     *("chunk_lo", "out_lo", "extent", "step", "steps_differ", "parts", "result", "stride", "fill"),
     *("decoder", "streams", "decoded", "container", "stored", "container_room", "stored_room"),
     *("chunks", "direct", "filled", "requests", "bytes_read"),
 )
 _NUMBERS: Final = {
-    *("number", "steps_differ", "parts", "streams", "container_room", "stored_room"),
+    *("loaded", "number", "steps_differ", "parts", "streams", "container_room", "stored_room"),
     *("chunks", "direct", "filled", "requests", "bytes_read"),
 }
 

@@ -127,9 +127,10 @@ class Whole:
     """Bytes of one shard, decoded."""
 
     def worth(self, decoded: Int64s, needed: Int64s, total: Int64s) -> NDArray[np.bool_]:
-        """[u], for shards of so many decoded bytes, of whose `total` chunks so many are needed."""
+        """[u], for shards of so many decoded bytes, of whose `total` chunks so many are needed. Stored bytes,
+        which nobody knows yet, are taken for half as many."""
         wanted: NDArray[np.bool_] = (decoded <= self.most) & (2 * needed >= total)
-        return wanted & (decoded * (total - needed) <= self.gap * total)
+        return wanted & (decoded * (total - needed) <= 2 * self.gap * total)
 
     def check(self, nbytes: int, key: str) -> None:
         """Refuse shards far larger than what they can hold."""

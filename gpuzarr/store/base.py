@@ -56,6 +56,9 @@ class Traits:
     """Overrides the configured gap, where a request is dear."""
     request_nbytes: int | None = None
     """Overrides the configured largest request."""
+    round_trip_nbytes: int | None = None
+    """Bytes of one answer that come in the time of a round trip, as far as was seen. None: as many as
+    `coalesce_gap`."""
     transactional: bool = False
     """Nothing is seen before the caller commits, and chunks belong to an array: its document is stored before
     them, and is the last to go. Other objects there are none."""

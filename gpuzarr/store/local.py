@@ -16,7 +16,7 @@ import itertools
 import os
 import stat
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 
 from gpuzarr import config
@@ -168,6 +168,29 @@ class LocalStore:
         for directory in {path[: path.rfind("/")] for path in paths}:
             self._check_directory(directory)
         return [os.fsencode(path) for path in paths]
+
+    @contextmanager
+    def opened(self, requests: Sequence[Request]) -> Iterator[list[int]]:
+        """The file of each request, for those who read it themselves: a descriptor, -1 if there is none. One
+        that is not of the version that is asked for is a ChangedError."""
+        fds: dict[str, int] = {}
+        try:
+            for request in requests:
+                key = request.key
+                if key not in fds:
+                    fds[key] = -1
+                    fds[key] = self._open(key)
+                if fds[key] >= 0 and request.version not in (None, _version(os.fstat(fds[key]))):
+                    raise ChangedError(f"{key} was replaced while it was read", chunk=key)
+            yield [fds[request.key] for request in requests]
+        except OSError as error:
+            if isinstance(error, StoreError):
+                raise
+            raise StoreError(f"cannot read {key} in {self.root}: {error.strerror or error}") from error
+        finally:
+            for fd in fds.values():
+                if fd >= 0:
+                    os.close(fd)
 
     def _require_inside(self, path: str) -> None:
         root, real = os.path.realpath(self.root), os.path.realpath(path)

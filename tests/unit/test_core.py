@@ -475,7 +475,7 @@ def test_libraries_that_show_nothing_are_done_without(
 
 def test_a_core_of_another_version_is_not_used(tmp_path: Path, taken: list[int]) -> None:
     other = tmp_path / "core.so"
-    source = build.SOURCE.read_text().replace("#define ABI 2\n", "#define ABI 999\n")
+    source = build.SOURCE.read_text().replace("#define ABI 3\n", "#define ABI 999\n")
     (tmp_path / "core.c").write_text(source)
     command = build.compiler()
     assert command is not None

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -77,7 +78,8 @@ class RemoteStore:
             return REMOTE
         least, most = _GAPS
         gap = 1 << round(math.log2(max(self.limit.quickest * _BANDWIDTH, least)))
-        return replace(REMOTE, coalesce_gap=min(gap, most))
+        seen = round(min(self.limit.quickest * self.limit.rate, most)) if self.limit.rate else None
+        return replace(REMOTE, coalesce_gap=min(gap, most), round_trip_nbytes=seen)
 
     def __reduce__(self) -> tuple[Any, ...]:
         if self.reopen is None:
@@ -199,9 +201,11 @@ class RemoteStore:
     def _get(self, request: Request, path: str, unless: str | None, room: Room) -> Got | None:
         """One try, and whether its answer is what was asked for."""
         start, nbytes = request.start, request.nbytes
+        began = time.monotonic()
         got = self.transport.get(path, start, nbytes, request.version, unless, room)
         if got is None:
             return None
+        self.limit.carried(len(memoryview(got.data)), time.monotonic() - began)
         n, total = len(memoryview(got.data)), got.total
         if start < 0:  # from the end, and not further than its begin
             right = total is None or (n == min(-start, total) and got.start == total - n)

@@ -61,6 +61,7 @@ PATIENCE = Patience()
 _LEAST = 4.0
 """Requests in flight that any server bears."""
 _ROUND_S = 0.5
+_LARGE = 256 << 10  # answers that tell how fast bytes come
 
 
 class Limit:
@@ -75,6 +76,8 @@ class Limit:
         """Whether the server ever did."""
         self.quickest = 0.0
         """Seconds that the quickest answer took; 0 before there is one."""
+        self.rate = 0.0
+        """Bytes a second of one large answer once it has begun, as of late; 0 before there is one."""
         self._since = 0.0
         self._begin()
         _limits.add(self)
@@ -102,6 +105,14 @@ class Limit:
             self.answered = True
             self.quickest = min(self.quickest or spent, spent)
             self.now = min(self.now + 1 / self.now, self.most)
+
+    def carried(self, nbytes: int, spent: float) -> None:
+        """An answer of so many bytes took so many seconds, those before its first byte among them."""
+        with self._free:
+            if nbytes < _LARGE or not self.quickest or spent <= self.quickest:
+                return
+            rate = nbytes / (spent - self.quickest)
+            self.rate += (rate - self.rate) / 4 if self.rate else rate
 
     def slow_down(self, started: float) -> None:
         """The server asked for fewer. Those that were in flight when it first did so, or soon after, count
