@@ -104,6 +104,13 @@ def test_no_kept_span_lies_within_another_that_says_as_much() -> None:
     assert ranges.add(Span(0, 24, 24)) == [Span(0, 4, None), Span(1, 24, None), Span(9, 24, 24)]
 
 
+def test_a_span_that_contradicts_others_is_kept_once() -> None:
+    ranges = Ranges()
+    for start, stop, size in ((2, 6, None), (5, 7, None), (5, 5, 5)):
+        assert ranges.add(Span(start, stop, size)) == []
+    assert ranges.add(Span(5, 5, 5)) is None
+
+
 @given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9), st.booleans()), max_size=20), st.data())
 def test_spans_that_contradict_each_other(spans: list[tuple[int, int, bool]], data: st.DataObject) -> None:
     """Of several versions, where nobody knows of versions: what is kept and what is known stay the same."""

@@ -85,7 +85,7 @@ class Ranges:
         first = bisect_left(self._starts, span.start)
         last = max(bisect_right(self._stops, span.stop), first)
         gone = self.spans[first:last]
-        if span in gone:
+        if span in gone or span in self.spans[first:i]:  # where spans contradict each other, out of order
             return None
         self.spans[first:last] = [span]
         self._starts[first:last] = [span.start]
