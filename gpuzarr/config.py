@@ -29,8 +29,8 @@ class Config:
     `sim`."""
     threads: int = field(default_factory=_cores)
     """Worker threads of the host engine."""
-    bundle_nbytes: int = 4 * MiB
-    """Decoded bytes that one worker takes at a time."""
+    bundle_nbytes: int = 32 * MiB
+    """Decoded bytes that one worker takes at a time, at most."""
     coalesce_gap: int = 64 * KiB
     """Two byte ranges of one object this near are fetched in one request."""
     request_nbytes: int = 4 * MiB

@@ -23,7 +23,7 @@ from gpuzarr.engine.cache import Known, Slot
 from gpuzarr.engine.convert import Finish
 from gpuzarr.engine.core import Core, Table
 from gpuzarr.engine.fetch import Fetched, Part, Rows
-from gpuzarr.engine.host import bundles
+from gpuzarr.engine.host import bundles, together
 from gpuzarr.engine.planning import check_exact, resolved
 from gpuzarr.engine.read import carried, empty
 from gpuzarr.engine.scratch import scratch
@@ -187,7 +187,12 @@ class _HostBoxes:
             if self.core is not None and self.core.files:
                 self.core.read(rows, partial(self._again, rows))
             else:
-                self._read(rows, rows.parts(0, len(rows.requests), self.stats, memory.take))
+                nbytes = self.chains[rows.shape[0]].spec.nbytes
+                many = together(rows, nbytes, self.source.store.traits.concurrency)
+                for begin in range(0, len(rows.requests), many):
+                    memory.reset()
+                    end = min(begin + many, len(rows.requests))
+                    self._read(rows, rows.parts(begin, end, self.stats, memory.take))
         finally:
             memory.release()
 

@@ -59,15 +59,29 @@ def bundles(plan: Plan, source: Source) -> Int64s:
         sizes[:] = settings.bundle_nbytes / 4
     decoded_before = np.concatenate((np.zeros(1), np.cumsum(sizes[plan.shape])))[plan.request]
     if traits.concurrency == 1:
-        # Small enough that every thread gets several.
-        target = min(settings.bundle_nbytes, max(decoded_before[-1] / (4 * settings.threads), _TOGETHER))
-        cut = decoded_before[:-1] // target
-    else:
-        # Large enough that the store sees many requests at once.
-        share = min(max(-(-plan.requests // settings.threads), 1), traits.concurrency)
-        cut = np.arange(plan.requests) // share + np.floor(decoded_before[:-1] / _REMOTE_BUNDLE)
+        return _guided(decoded_before, settings.threads, settings.bundle_nbytes)
+    # Large enough that the store sees many requests at once.
+    share = min(max(-(-plan.requests // settings.threads), 1), traits.concurrency)
+    cut = np.arange(plan.requests) // share + np.floor(decoded_before[:-1] / _REMOTE_BUNDLE)
     starts = np.flatnonzero(np.diff(cut, prepend=-1.0))
     return np.append(starts, plan.requests).astype(np.int64)
+
+
+def _guided(decoded_before: NDArray[np.float64], threads: int, most: int) -> Int64s:
+    """Large bundles first, which cost less, then ever smaller ones, so that no thread waits for another's
+    last. `decoded_before` [requests + 1] are the decoded bytes before each request, and all."""
+    total, first, starts = float(decoded_before[-1]), 0, list[int]()
+    while first < len(decoded_before) - 1:
+        starts.append(first)
+        begin = float(decoded_before[first])
+        end = begin + min(max((total - begin) / (3 * threads), _TOGETHER), most)
+        first = max(int(np.searchsorted(decoded_before, end)), first + 1)
+    return np.array([*starts, len(decoded_before) - 1], np.int64)
+
+
+def together(rows: Rows, nbytes: int | None, concurrency: int) -> int:
+    """How many requests, for chunks of so many decoded bytes, are fetched before any is decoded."""
+    return len(rows.requests) if concurrency > 1 else max(_TOGETHER // (nbytes or _TOGETHER), 1)
 
 
 class _Work:
@@ -98,9 +112,8 @@ class _Work:
             if self.core is not None and self.core.files:
                 self.core.read(rows, partial(self._again, rows, boxes))
                 return
-            many = len(rows.requests)
-            if self.source.store.traits.concurrency == 1:
-                many = max(_TOGETHER // (self.chains[rows.shape[0]].spec.nbytes or _TOGETHER), 1)
+            nbytes = self.chains[rows.shape[0]].spec.nbytes
+            many = together(rows, nbytes, self.source.store.traits.concurrency)
             target = self._target(rows, boxes)
             for begin in range(0, len(rows.requests), many):
                 memory.reset()
