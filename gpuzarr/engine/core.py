@@ -34,6 +34,8 @@ Left = Callable[[int], None]
 
 _TOGETHER = 1024
 """Rows of one call: Ctrl-C waits for its end."""
+_FILES = 64
+"""Requests whose files are open at a time."""
 _MOST = 2**63 - 1
 _EMPTY = np.zeros(1, np.uint8)  # where a chunk of no bytes lies
 
@@ -153,18 +155,24 @@ class Core:
             self._read_ranges(rows, left)
 
     def _read_ranges(self, rows: Rows, left: Left) -> None:
-        store, count = self.source.store, rows.end - rows.first
+        """Of some files at a time: a process may have only so many open."""
+        for first in range(0, len(rows.requests), _FILES):
+            self._read_some(rows, first, min(first + _FILES, len(rows.requests)), left)
+
+    def _read_some(self, rows: Rows, first: int, last: int, left: Left) -> None:
+        store, requests, spans = self.source.store, rows.requests[first:last], rows.spans[first:last]
         assert isinstance(store, LocalStore)
-        of = slice(rows.first, rows.end)
-        begin = np.array([request.start for request in rows.requests], np.int64)
-        size = np.array([request.nbytes for request in rows.requests], np.int64)
-        range_ = np.repeat(np.arange(len(begin)), [hi - lo for lo, hi in rows.spans])
+        lo, hi = spans[0][0], spans[-1][1]
+        of = slice(rows.first + lo, rows.first + hi)
+        begin = np.array([request.start for request in requests], np.int64)
+        size = np.array([request.nbytes for request in requests], np.int64)
+        range_ = np.repeat(np.arange(len(requests)), [end - start for start, end in spans])
         nbytes = np.ascontiguousarray(self.plan.nbytes[of])
         within = self.plan.start[of] - begin[range_]
         if not bool(((within >= 0) & (nbytes >= 0) & (nbytes <= size[range_] - within)).all()):
-            _all(0, count, left)
+            _all(lo, hi, left)
             return
-        with store.opened(rows.requests) as opened:
+        with store.opened(requests) as opened:
             fds = np.array(opened, np.int64)
 
             def place(job: library.Job, row: int) -> None:
@@ -175,7 +183,7 @@ class Core:
                 job.range, job.within = _at(range_) + 8 * row, _at(within) + 8 * row
                 job.nbytes = _at(nbytes) + 8 * row
 
-            self._take(rows.first, count, place, left)
+            self._take(rows.first + lo, hi - lo, place, lambda row: left(lo + row))
 
     def _read_whole(self, rows: Rows, left: Left) -> None:
         store, count = self.source.store, len(rows.keys)

@@ -424,6 +424,28 @@ def scratch_nbytes() -> int:
     return sum(one.nbytes for one in (kept._encoded, kept._chunk, kept._laid_out, kept._container))
 
 
+def test_few_files_are_open_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many tiny shards a bundle has."""
+    values = np.arange(1, 1201, dtype=np.uint16).reshape(300, 4)
+    gpuzarr.save(tmp_path / "a", values, chunks=(1, 2), shards=(1, 4), codecs=["zstd"])
+    most, opened = [0], LocalStore._open
+    before = len(os.listdir("/proc/self/fd"))
+
+    def counted(self: LocalStore, key: str) -> int:
+        fd = opened(self, key)
+        most[0] = max(most[0], len(os.listdir("/proc/self/fd")) - before)
+        return fd
+
+    monkeypatch.setattr(LocalStore, "_open", counted)
+    array = gpuzarr.open_array(tmp_path / "a", device="cpu")
+    with gpuzarr.configured(threads=1):
+        np.testing.assert_array_equal(array[...], values)
+        np.testing.assert_array_equal(array[::7, 1:3], values[::7, 1:3])
+        boxes = array.patches([[0, 0], [100, 1]], (200, 3))
+    np.testing.assert_array_equal(boxes, [values[:200, :3], values[100:, 1:]])
+    assert 0 < most[0] <= 64 + 8
+
+
 def test_without_a_decoder_for_zstd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """numcodecs may come with a libzstd that is not known."""
     expected = made(tmp_path / "a", CHAINS["zstd"])
