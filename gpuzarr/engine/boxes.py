@@ -21,7 +21,7 @@ from gpuzarr.device.choose import Place
 from gpuzarr.engine.arriving import read_arriving, streams
 from gpuzarr.engine.cache import Known, Slot
 from gpuzarr.engine.convert import Finish
-from gpuzarr.engine.core import Core, Table
+from gpuzarr.engine.core import Core, Table, core_for
 from gpuzarr.engine.fetch import Fetched, Part, Rows
 from gpuzarr.engine.host import bundles, together
 from gpuzarr.engine.planning import check_exact, resolved
@@ -168,10 +168,13 @@ class _HostBoxes:
         self.core = self._core() if known is None and finish.conversion is None else None
 
     def _core(self) -> Core | None:
+        core = core_for(self.source, self.chains, self.result.ndim)
+        if core is None:
+            return None
         pieces, plan = self.pieces, self.plan
         table = Table(pieces.chunk_lo, pieces.out_lo, pieces.extent, pieces.step, pieces.first, plan.slot)
         strides = [[0, *chain.strides] for chain in self.chains]
-        return Core.of(self.source, plan, self.chains, table, strides, self.result, self.fill, self.stats)
+        return Core(core, self.source, plan, self.chains, table, strides, self.result, self.fill, self.stats)
 
     def _hulls(self) -> Int64s:
         pieces, chain = self.pieces, self.chains[0]

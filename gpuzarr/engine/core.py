@@ -3,7 +3,7 @@ result, many chunks in one call, during which the interpreter runs on.
 
 It is the same read as the one in Python. What the core leaves, because it is damaged, odd or unreadable, is
 decoded by the codecs, chunk by chunk, and they say what is wrong. Reads that it does not take at all
-(`Core.of` is None) go without it: other codecs, values that are no plain bytes, points, conversions.
+(`core_for` is None) go without it: other codecs, values that are no plain bytes, points, conversions.
 """
 
 from __future__ import annotations
@@ -53,6 +53,19 @@ class Table:
     slot: Int64s | None = None
 
 
+def core_for(source: Source, chains: Sequence[Chain], ndim: int) -> library.Core | None:
+    """The host core, if it takes reads of these chains into results of so many dimensions."""
+    settings = config.current()
+    if not settings.native or not source.meta.has_bytes:
+        return None
+    from gpuzarr.native import library
+
+    core, _ = library.loaded(settings.native_library)
+    if core is None or ndim > core.most_dims or not all(_taken(chain, core) for chain in chains):
+        return None
+    return core
+
+
 class Core:
     """Of one read."""
 
@@ -68,6 +81,8 @@ class Core:
         fill: NDArray[Any],
         stats: ReadStats,
     ) -> None:
+        """For a read into `result`, an array of carriers of any strides. `strides` are those of each chain's
+        decoded chunks, along the dimensions of `result`."""
         self.core, self.source, self.plan, self.stats = core, source, plan, stats
         self.files = _files(source, plan)
         """How it may read files itself: `whole`, `ranges`; empty if it may not."""
@@ -95,30 +110,6 @@ class Core:
             _bind(into, core, chain, own, whole=table.slot is None)
         job.chains = bound
         self.template, self.held = bytes(job), (held, bound, job)
-
-    @classmethod
-    def of(
-        cls,
-        source: Source,
-        plan: Plan,
-        chains: Sequence[Chain],
-        table: Table,
-        strides: Sequence[Sequence[int]],
-        result: NDArray[Any],
-        fill: NDArray[Any],
-        stats: ReadStats,
-    ) -> Core | None:
-        """For a read into `result`, an array of carriers of any strides; None if the core does not take it.
-        `strides` are those of each chain's decoded chunks, along the dimensions of `result`."""
-        settings = config.current()
-        if not settings.native or not source.meta.has_bytes:
-            return None
-        from gpuzarr.native import library
-
-        core, _ = library.loaded(settings.native_library)
-        if core is None or result.ndim > core.most_dims or not all(_taken(chain, core) for chain in chains):
-            return None
-        return cls(core, source, plan, chains, table, strides, result, fill, stats)
 
     def fetched(self, rows: Rows, parts: Sequence[Part], left: Left) -> None:
         """The rows of parts that lie one behind the other."""

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from gpuzarr import config
 from gpuzarr.engine.arriving import read_arriving, streams
-from gpuzarr.engine.core import Core, Table
+from gpuzarr.engine.core import Core, Table, core_for
 from gpuzarr.engine.fetch import Fetched, Part, Rows, Target
 from gpuzarr.engine.scratch import scratch
 from gpuzarr.engine.source import ReadStats, Source
@@ -99,10 +99,13 @@ class _Work:
         self.core = self._core() if self.simple else None
 
     def _core(self) -> Core | None:
+        core = core_for(self.source, self.chains, self.flat.ndim)
+        if core is None:
+            return None
         plan, axes = self.plan, [group.axis for group in self.spans]
         table = Table(plan.chunk_lo, plan.out_lo, plan.extent, np.array(self.steps, np.int64))
         strides = [[chain.strides[axis] for axis in axes] for chain in self.chains]
-        return Core.of(self.source, plan, self.chains, table, strides, self.flat, self.fill, self.stats)
+        return Core(core, self.source, plan, self.chains, table, strides, self.flat, self.fill, self.stats)
 
     def run(self, first: int, last: int) -> None:
         """The requests from `first` up to `last`."""

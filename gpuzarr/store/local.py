@@ -103,8 +103,7 @@ class LocalStore:
                 version = None
                 if fd >= 0 and (known is not None or request.version is not None):
                     version = _version(os.fstat(fd))
-                    if request.version not in (None, version):
-                        raise ChangedError(f"{key} was replaced while it was read", chunk=key)
+                    _require(request, version)
                     if known is not None and known[i] == version:
                         answers.append((None, version))
                         continue
@@ -180,8 +179,8 @@ class LocalStore:
                 if key not in fds:
                     fds[key] = -1
                     fds[key] = self._open(key)
-                if fds[key] >= 0 and request.version not in (None, _version(os.fstat(fds[key]))):
-                    raise ChangedError(f"{key} was replaced while it was read", chunk=key)
+                if fds[key] >= 0 and request.version is not None:
+                    _require(request, _version(os.fstat(fds[key])))
             yield [fds[request.key] for request in requests]
         except OSError as error:
             if isinstance(error, StoreError):
@@ -328,6 +327,11 @@ def _read(fd: int, i: int, request: Request, place: PlaceIfAny | None) -> memory
 
 def _version(found: os.stat_result) -> str:
     return f"~{found.st_ino}.{found.st_mtime_ns}.{found.st_size}"
+
+
+def _require(request: Request, version: str) -> None:
+    if request.version not in (None, version):
+        raise ChangedError(f"{request.key} was replaced while it was read", chunk=request.key)
 
 
 def _gone(remove: Callable[[str], None], path: str) -> None:
